@@ -1,0 +1,24 @@
+//! The part of KeplerFS that touches the world: sockets, files, SQLite, clocks, HTTP.
+//!
+//! It decides as little as it can; decisions are made by the machines of `kepler-protocol`.
+//!
+//! ```text
+//!   gateway ─► service ─► replication ─► store
+//!                                   └──► swarm ─► gossip
+//! ```
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`config`] | settings, from flags and environment, checked at once |
+//! | [`store`] | the data directory: chunk files, SQLite, the catalog's transactions |
+//! | [`gossip`] | the SWIM machine on a UDP socket and a thread of its own |
+//! | [`swarm`] | libp2p: TCP, TLS, Yamux, request-response between members |
+//! | [`service`] | put, get, list, delete …: the only door for gateways |
+//! | [`gateway`] | HTTP |
+
+pub mod config;
+pub mod gateway;
+pub mod gossip;
+pub mod service;
+pub mod store;
+pub mod swarm;

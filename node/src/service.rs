@@ -1,0 +1,211 @@
+//! The services: put, get, range, list, delete, copy, move, stat. The only door for gateways.
+//!
+//! Services know nothing of HTTP. They take validated types and answer with validated types or
+//! with one small error enum per operation.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use kepler_protocol::api;
+use kepler_protocol::catalog::command::{Consistency, Precondition};
+use kepler_protocol::chunk::{Chunk, ChunkId};
+use kepler_protocol::name::Name;
+use kepler_protocol::version::{Dot, Version};
+use tokio::sync::broadcast;
+
+/// Bytes on their way to a client, verified.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, ReadError>> + Send + Sync>>;
+
+/// Bytes on their way in. An error means that the client broke off, was too slow or sent too much.
+pub type Body = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
+
+/// Why an upload's bytes ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client went away.
+    #[error("the upload broke off: {0}")]
+    Broken(String),
+    /// Nothing came for longer than the idle deadline.
+    #[error("the upload sent nothing for {0:?}")]
+    Idle(Duration),
+    /// More bytes than a file may have.
+    #[error("the file is larger than {0} bytes")]
+    TooLarge(u64),
+}
+
+/// A file to be stored.
+#[derive(Clone, Debug)]
+pub struct PutRequest {
+    /// Its name.
+    pub name: Name,
+    /// What must be reached before the answer.
+    pub durability: api::Durability,
+    /// What must hold.
+    pub precondition: Precondition,
+    /// The MIME type the client gave.
+    pub content_type: Option<String>,
+}
+
+/// Why a write was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// This node is not admitted or not ready.
+    #[error("this node is not ready: {0}")]
+    NotReady(String),
+    /// Too few replicas answered; nothing was published.
+    #[error("{answered} of the {needed} needed replicas answered; nothing was changed")]
+    NoQuorum {
+        /// How many answered.
+        answered: usize,
+        /// How many were needed.
+        needed: usize,
+    },
+    /// It may or may not have been kept.
+    #[error("the write may or may not have been kept: {answered} of the {needed} needed replicas answered")]
+    Unknown {
+        /// The version that may surface.
+        version: Dot,
+        /// How many answered.
+        answered: usize,
+        /// How many were needed.
+        needed: usize,
+    },
+    /// The precondition does not hold.
+    #[error("the file is not what the request's precondition says")]
+    PreconditionFailed {
+        /// The head now, if there is one.
+        head: Option<Dot>,
+    },
+    /// Nothing to delete, copy or move.
+    #[error("there is no file {0}")]
+    NotFound(String),
+    /// The name has too many concurrent versions.
+    #[error("{0} has too many concurrent versions: resolve some first")]
+    TooManyConflicts(Name),
+    /// The disk is at its reserve.
+    #[error("the disk is full: {free} bytes are free and {reserve} are kept in reserve")]
+    DiskFull {
+        /// Bytes free.
+        free: u64,
+        /// Bytes kept free.
+        reserve: u64,
+    },
+    /// The upload ended early.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// Reading the source of a copy failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A disk or the database failed.
+    #[error("storing failed")]
+    Store(#[source] anyhow::Error),
+}
+
+/// Why a read was not answered, or ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// This node is not admitted or not ready.
+    #[error("this node is not ready: {0}")]
+    NotReady(String),
+    /// A majority knows no such name, or the version asked for is no survivor.
+    #[error("there is no file {0}")]
+    NotFound(String),
+    /// Too few home replicas answered to say whether the name exists.
+    #[error("{answered} of the {needed} needed replicas answered")]
+    NoQuorum {
+        /// How many answered.
+        answered: usize,
+        /// How many were needed.
+        needed: usize,
+    },
+    /// No live member has an intact copy of a chunk.
+    #[error("no node that answers has an intact copy of chunk {0}")]
+    ChunkUnavailable(ChunkId),
+    /// A manifest node is not what manifests are.
+    #[error("the manifest of the file is damaged: {0}")]
+    Manifest(String),
+    /// A disk or the database failed.
+    #[error("reading failed")]
+    Store(#[source] anyhow::Error),
+}
+
+/// A file opened for reading.
+pub struct OpenFile {
+    /// The version that is read.
+    pub version: Version,
+    /// Surviving versions beside it that are not tombstones.
+    pub conflicts: usize,
+    /// Whether a majority was asked.
+    pub consistency: Consistency,
+    reader: Box<dyn Fn(Range<u64>) -> ByteStream + Send + Sync>,
+}
+
+impl OpenFile {
+    /// Wraps a reader of byte ranges.
+    pub fn new(
+        version: Version,
+        conflicts: usize,
+        consistency: Consistency,
+        reader: Box<dyn Fn(Range<u64>) -> ByteStream + Send + Sync>,
+    ) -> Self {
+        Self { version, conflicts, consistency, reader }
+    }
+
+    /// The bytes of `range`, which lies within the file.
+    pub fn read(&self, range: Range<u64>) -> ByteStream {
+        (self.reader)(range)
+    }
+}
+
+/// Which names to list.
+#[derive(Clone, Debug)]
+pub struct ListQuery {
+    /// Only names that begin so.
+    pub prefix: String,
+    /// Fold what follows the prefix up to and including this text into one prefix.
+    pub delimiter: Option<String>,
+    /// Only names (or folded prefixes) after this one.
+    pub after: Option<String>,
+    /// At most so many entries, 1 to 1,000.
+    pub limit: usize,
+}
+
+/// What a gateway needs of a node. One implementation serves clients; tests of the gateway use another.
+#[async_trait::async_trait]
+pub trait Files: Send + Sync + 'static {
+    /// Stores a file.
+    async fn put(&self, request: PutRequest, body: Body) -> Result<api::Receipt, WriteError>;
+    /// Opens the head of a name, or one of its surviving versions.
+    async fn open(&self, name: &Name, version: Option<Dot>) -> Result<OpenFile, ReadError>;
+    /// Deletes a name, or one of its surviving versions.
+    async fn delete(
+        &self,
+        name: &Name,
+        version: Option<Dot>,
+        precondition: Precondition,
+        durability: api::Durability,
+    ) -> Result<(), WriteError>;
+    /// Copies the head of a name; no bytes move.
+    async fn copy(&self, request: api::CopyRequest) -> Result<api::Receipt, WriteError>;
+    /// Copies the head of a name, then deletes the old name.
+    async fn rename(&self, request: api::CopyRequest) -> Result<api::Receipt, WriteError>;
+    /// Everything known of a name.
+    async fn stat(&self, name: &Name) -> Result<api::Stat, ReadError>;
+    /// A page of names, as this node knows them.
+    async fn list(&self, query: ListQuery) -> Result<api::Listing, ReadError>;
+    /// A chunk, from wherever it is.
+    async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError>;
+    /// The members as this node sees them.
+    fn cluster(&self) -> api::Cluster;
+    /// The ring as this node sees it.
+    fn ring(&self) -> api::RingDump;
+    /// What this node holds and does.
+    async fn status(&self) -> Result<api::NodeStatus, ReadError>;
+    /// Whether this node is admitted and its catalog caught up, else what it waits for.
+    fn readiness(&self) -> Result<(), String>;
+    /// What happens from now on; a receiver that lags loses the oldest.
+    fn events(&self) -> broadcast::Receiver<api::Event>;
+}

@@ -1,0 +1,37 @@
+//! The pure part of KeplerFS: everything that decides, and every byte that crosses a wire.
+//!
+//! Nothing here opens a socket or a file, reads a clock, starts a thread or draws from a global
+//! random source. Time, randomness and messages are arguments; what should happen is a return
+//! value. The node and the simulator run the same types.
+//!
+//! The map, from the leaves up:
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`time`] | monotonic instants that the caller supplies |
+//! | [`chunk`], [`chunker`], [`name`], [`node_id`] | bytes and their ids; validated names |
+//! | [`manifest`] | the DAG that lists a file's chunks; byte ranges to chunks |
+//! | [`version`] | dots, contexts, stamps: who supersedes whom |
+//! | [`roster`] | the agreed list of members, and how they agree on the next one |
+//! | [`catalog`] | names to versions: merging, exchange, voting |
+//! | [`ring`], [`view`] | where chunks belong; who is here |
+//! | [`swim`] | who is alive |
+//! | [`quorum`] | when enough replicas have acknowledged, and whom to try instead |
+//! | [`wire`] | frames and sealed datagrams, with their limits |
+//! | [`api`] | the JSON shapes of the HTTP API |
+
+pub mod api;
+pub mod catalog;
+pub mod chunk;
+pub mod chunker;
+pub mod manifest;
+pub mod name;
+pub mod node_id;
+pub mod quorum;
+pub mod ring;
+pub mod roster;
+pub mod swim;
+pub mod time;
+pub mod version;
+pub mod view;
+pub mod wire;
