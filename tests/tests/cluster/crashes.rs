@@ -52,12 +52,10 @@ async fn killing_nodes_at_random_moments_loses_no_acknowledged_write() -> Result
         cluster.nodes[victim].start()?;
         cluster.settle().await?;
     }
-    let mut reads = 0;
-    for (name, seed, size) in &acknowledged {
+    for (reads, (name, seed, size)) in acknowledged.iter().enumerate() {
         let body = random_bytes(*seed, *size);
         let node = &cluster.nodes[reads % 3];
         ensure!(node.get(name).await? == body, "{name} through {} differs", node.id);
-        reads += 1;
     }
     for node in &mut cluster.nodes {
         node.terminate().await?;
