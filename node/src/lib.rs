@@ -15,6 +15,7 @@
 //! | [`swarm`] | libp2p: TCP, TLS, Yamux, request-response between members |
 //! | [`service`] | put, get, list, delete …: the only door for gateways |
 //! | [`gateway`] | HTTP |
+//! | [`telemetry`] | logs and metrics |
 
 pub mod config;
 pub mod gateway;
@@ -22,3 +23,4 @@ pub mod gossip;
 pub mod service;
 pub mod store;
 pub mod swarm;
+pub mod telemetry;
