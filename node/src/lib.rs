@@ -15,12 +15,13 @@
 //! | [`swarm`] | libp2p: TCP, TLS, Yamux, request-response between members |
 //! | [`service`] | put, get, list, delete …: the only door for gateways |
 //! | [`gateway`] | HTTP |
-//! | [`telemetry`] | logs and metrics |
 
 pub mod config;
 pub mod gateway;
 pub mod gossip;
+pub mod replication;
 pub mod service;
 pub mod store;
 pub mod swarm;
+pub mod tasks;
 pub mod telemetry;

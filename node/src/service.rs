@@ -3,6 +3,11 @@
 //! Services know nothing of HTTP. They take validated types and answer with validated types or
 //! with one small error enum per operation.
 
+pub mod cluster;
+mod download;
+pub mod files;
+mod upload;
+
 use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
@@ -84,7 +89,7 @@ pub enum WriteError {
     NotFound(String),
     /// The name has too many concurrent versions.
     #[error("{0} has too many concurrent versions: resolve some first")]
-    TooManyConflicts(Name),
+    TooManyConflicts(String),
     /// The disk is at its reserve.
     #[error("the disk is full: {free} bytes are free and {reserve} are kept in reserve")]
     DiskFull {
@@ -208,4 +213,10 @@ pub trait Files: Send + Sync + 'static {
     fn readiness(&self) -> Result<(), String>;
     /// What happens from now on; a receiver that lags loses the oldest.
     fn events(&self) -> broadcast::Receiver<api::Event>;
+}
+
+/// The wall clock, for display only.
+fn unix_millis() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }
