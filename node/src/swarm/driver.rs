@@ -133,6 +133,23 @@ fn listen_on(swarm: &mut Swarm<Behaviour>, wanted: SocketAddr) -> io::Result<(Li
     Err(last)
 }
 
+/// What the driver is woken by, besides views.
+enum Step {
+    Event(Box<SwarmEvent<BehaviourEvent>>),
+    Command(Command),
+    /// The last handle is gone.
+    Abandoned,
+}
+
+impl Step {
+    async fn next(swarm: &mut Swarm<Behaviour>, commands: &mut mpsc::Receiver<Command>) -> Self {
+        tokio::select! {
+            event = swarm.select_next_some() => Self::Event(Box::new(event)),
+            command = commands.recv() => command.map_or(Self::Abandoned, Self::Command),
+        }
+    }
+}
+
 struct Driver {
     swarm: Swarm<Behaviour>,
     listener: ListenerId,
@@ -149,18 +166,22 @@ impl Driver {
         let stop = self.stop.clone();
         let mut view_lives = true;
         loop {
+            // A view that was published before a request or a connection came is applied before it.
             tokio::select! {
-                event = self.swarm.select_next_some() => self.on_event(event),
-                command = self.commands.recv() => match command {
-                    Some(Command { to, open }) => self.swarm.behaviour_mut().members.open(&to, open),
-                    None => break, // the last handle is gone
-                },
+                biased;
+                () = stop.cancelled() => break,
                 changed = self.view.changed(), if view_lives => {
                     view_lives = changed.is_ok();
                     let view = self.view.borrow_and_update().clone();
                     self.swarm.behaviour_mut().members.set_view(&view);
                 }
-                () = stop.cancelled() => break,
+                step = Step::next(&mut self.swarm, &mut self.commands) => match step {
+                    Step::Event(event) => self.on_event(*event),
+                    Step::Command(Command { to, open }) => {
+                        self.swarm.behaviour_mut().members.open(&to, open);
+                    }
+                    Step::Abandoned => break,
+                },
             }
         }
         self.wind_down().await;
