@@ -17,6 +17,7 @@ mod clock;
 mod error;
 mod layout;
 mod peers;
+mod pending;
 mod queue;
 mod recover;
 mod references;

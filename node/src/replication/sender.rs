@@ -11,13 +11,13 @@ use futures::StreamExt as _;
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::Command;
 use kepler_protocol::node_id::NodeId;
-use kepler_protocol::version::Dot;
 use kepler_protocol::view::View;
 use tokio::sync::{Notify, broadcast, watch};
 use tracing::{debug, warn};
 
 use super::catalog::CatalogHandle;
 use super::chunks::Chunks;
+use super::electorate::Electors;
 use crate::store::{DueRow, Store};
 use crate::tasks::Tasks;
 
@@ -26,6 +26,9 @@ const BATCH: usize = 256;
 
 /// Chunks on their way to one target at the same time.
 const IN_FLIGHT: usize = 4;
+
+/// Versions looked at in one round of publishing.
+const SETTLE_BATCH: usize = 256;
 
 /// How often the queue is looked at when nothing announces work.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -38,6 +41,8 @@ pub struct Sender {
     pub chunks: Chunks,
     /// Told when a `fast` version's chunks are where they belong.
     pub catalog: CatalogHandle,
+    /// Who votes: how many copies are a majority.
+    pub electors: watch::Receiver<Electors>,
     /// Who is here.
     pub view: watch::Receiver<Arc<View>>,
     /// Told when rows were added.
@@ -125,13 +130,22 @@ impl Sender {
 
     /// Publishes `fast` versions whose every chunk has a majority of its owners.
     async fn settle(&self) {
-        let settled: Vec<Dot> = match self.store.settled().await {
-            Ok(dots) => dots,
-            Err(error) => return warn!(%error, "could not look for settled versions"),
+        let Some((wanted, majority)) = self.electors.borrow().replicas() else { return };
+        let pending = match self.store.unpublished(SETTLE_BATCH).await {
+            Ok(pending) => pending,
+            Err(error) => return warn!(%error, "could not look for versions to publish"),
         };
-        for dot in settled {
-            if let Err(error) = self.catalog.command(Command::Settle { dot }).await {
-                debug!(version = %dot, %error, "settling failed; it is tried again");
+        for dot in pending {
+            match self.store.owed(dot).await {
+                // Rows for all owners were queued before the version was stored: what is not owed
+                // any more was acknowledged.
+                Ok(owed) if owed.iter().all(|chunk| chunk.targets.len() + majority <= wanted) => {
+                    if let Err(error) = self.catalog.command(Command::Settle { dot }).await {
+                        debug!(version = %dot, %error, "settling failed; it is tried again");
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => warn!(version = %dot, %error, "could not read what is owed"),
             }
         }
     }

@@ -18,7 +18,7 @@ use super::{Body, Files, ListQuery, OpenFile, PutRequest, ReadError, WriteError}
 use crate::replication::catalog::CatalogHandle;
 use crate::replication::chunks::Chunks;
 use crate::replication::electorate::Electors;
-use crate::store::Store;
+use crate::store::{Listed, Store};
 use crate::tasks::Tasks;
 
 /// Chunks of one file that `stat` asks the members about at a time.
@@ -168,10 +168,10 @@ impl Files for Service {
             .list(query.prefix, query.delimiter, query.after, query.limit)
             .await
             .map_err(|e| ReadError::Store(e.into()))?;
-        let files = page.files.into_iter().filter_map(|(name, version, conflicts)| {
+        let files = page.files.into_iter().filter_map(|Listed { head: version, conflicts, .. }| {
             let content = version.content?;
             Some(api::FileEntry {
-                name,
+                name: version.name,
                 cid: content.root,
                 size: content.size,
                 content_type: content.content_type,
@@ -206,8 +206,17 @@ impl Files for Service {
             uptime_secs: (self.store.now() - self.started).as_secs(),
             ready: waiting_for.is_none(),
             waiting_for,
-            storage: usage.storage,
-            queue,
+            storage: api::StorageStatus {
+                chunks: usage.chunks,
+                bytes: usage.bytes,
+                free: usage.free,
+                reserve: usage.reserve,
+            },
+            queue: api::QueueStatus {
+                depth: queue.depth,
+                oldest_secs: queue.oldest.map(|oldest| oldest.as_secs()),
+                targets: queue.targets.into_iter().map(|(node, chunks)| api::Queued { node, chunks }).collect(),
+            },
             files: usage.files,
             transfers: self.cluster.transfers(),
         })
