@@ -184,8 +184,7 @@ impl Config {
         K: Into<OsString>,
         V: Into<OsString>,
     {
-        let env: BTreeMap<OsString, OsString> =
-            env.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        let env: BTreeMap<OsString, OsString> = env.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
         let mut reader = Reader::default();
         let arguments = reader.gather(args.into_iter().map(Into::into).collect(), &env)?;
         let config = reader.config(arguments);
@@ -226,7 +225,8 @@ impl Reader {
         }
         let mut from_environment = Vec::new();
         for arg in Arguments::command().get_arguments() {
-            let (Some(variable), Some(long)) = (arg.get_env().and_then(|v| v.to_str()), arg.get_long()) else {
+            let (Some(variable), Some(long)) = (arg.get_env().and_then(|v| v.to_str()), arg.get_long())
+            else {
                 continue;
             };
             let variable = known_variable(variable);
@@ -316,14 +316,21 @@ impl Reader {
                     })
                 })
                 .collect::<Result<Vec<_>, _>>()?;
-            if seeds.len() > MAX_SEEDS { Err(format!("lists more than {MAX_SEEDS} seeds")) } else { Ok(seeds) }
+            if seeds.len() > MAX_SEEDS {
+                Err(format!("lists more than {MAX_SEEDS} seeds"))
+            } else {
+                Ok(seeds)
+            }
         });
         self.show("BIND_ADDR", &args.bind_addr);
         let bind = match args.bind_addr.parse::<Host>() {
             Ok(Host::Ip(ip)) if !ip.is_multicast() => ip,
             _ => {
                 let shown = parse::quoted(&args.bind_addr);
-                self.fault("BIND_ADDR", format!("{shown} is not an IP address to listen on, such as 0.0.0.0"));
+                self.fault(
+                    "BIND_ADDR",
+                    format!("{shown} is not an IP address to listen on, such as 0.0.0.0"),
+                );
                 IpAddr::from([127, 0, 0, 1])
             }
         };
@@ -350,7 +357,8 @@ impl Reader {
         let args = &args.storage;
         let factor = self.number("REPLICATION_FACTOR", &args.replication_factor, 1..=32);
         let chunk_mib = self.number("CHUNK_SIZE_MB", &args.chunk_size_mb, 1..=64);
-        let bandwidth = self.number("REBALANCE_BANDWIDTH_MBPS", &args.rebalance_bandwidth_mbps, 1..=1_000_000);
+        let bandwidth =
+            self.number("REBALANCE_BANDWIDTH_MBPS", &args.rebalance_bandwidth_mbps, 1..=1_000_000);
         let min_free = self.number("MIN_FREE_MB", &args.min_free_mb, 0..=1 << 40);
         StorageConfig {
             replication_factor: factor as u8,
@@ -419,9 +427,8 @@ impl Reader {
 
     fn timing(&mut self, args: &Arguments) -> TimingConfig {
         let args = &args.timing;
-        let mut secs = |variable, text: &str, low| {
-            Duration::from_secs(self.number(variable, text, low..=MAX_SECS))
-        };
+        let mut secs =
+            |variable, text: &str, low| Duration::from_secs(self.number(variable, text, low..=MAX_SECS));
         let repair_delay = secs("REPAIR_DELAY_SECS", &args.repair_delay_secs, 0);
         let handoff_grace = secs("HANDOFF_GRACE_SECS", &args.handoff_grace_secs, 0);
         let gc_grace = secs("GC_GRACE_SECS", &args.gc_grace_secs, 0);
@@ -429,7 +436,11 @@ impl Reader {
         let scrub_interval = secs("SCRUB_INTERVAL_SECS", &args.scrub_interval_secs, 1);
         let inventory_interval = secs("INVENTORY_INTERVAL_SECS", &args.inventory_interval_secs, 1);
         TimingConfig {
-            swim_period: Duration::from_millis(self.number("SWIM_PERIOD_MS", &args.swim_period_ms, 10..=60_000)),
+            swim_period: Duration::from_millis(self.number(
+                "SWIM_PERIOD_MS",
+                &args.swim_period_ms,
+                10..=60_000,
+            )),
             ack_grace: Duration::from_millis(self.number("ACK_GRACE_MS", &args.ack_grace_ms, 0..=60_000)),
             repair_delay,
             handoff_grace,
@@ -516,7 +527,8 @@ impl Reader {
             }
         });
         let shown = parsed.as_ref().map_or_else(String::new, |(count, _)| format!("(hidden, {count})"));
-        let (in_variable, in_file) = if path.is_some() { ("", path.unwrap_or_default()) } else { (shown.as_str(), "") };
+        let (in_variable, in_file) =
+            if path.is_some() { ("", path.unwrap_or_default()) } else { (shown.as_str(), "") };
         self.show(variable, in_variable);
         self.show(file_variable, in_file);
         parsed.map(|(_, secrets)| secrets)

@@ -36,6 +36,14 @@ pub enum BodyError {
     /// Nothing came for longer than the idle deadline.
     #[error("the upload sent nothing for {0:?}")]
     Idle(Duration),
+    /// Bytes came, but too few for how long they were waited for.
+    #[error("the upload sent only {received} bytes in {waited:?}")]
+    Slow {
+        /// Bytes received.
+        received: u64,
+        /// How long was waited for them.
+        waited: Duration,
+    },
     /// More bytes than a file may have.
     #[error("the file is larger than {0} bytes")]
     TooLarge(u64),

@@ -209,11 +209,7 @@ impl QueueMetrics {
     fn new(registry: &mut Registry) -> Self {
         let it = Self::default();
         registry.register("queue_depth", "Copies owed to other nodes", it.depth.clone());
-        registry.register(
-            "queue_oldest_seconds",
-            "Age of the oldest copy owed",
-            it.oldest_seconds.clone(),
-        );
+        registry.register("queue_oldest_seconds", "Age of the oldest copy owed", it.oldest_seconds.clone());
         registry.register("queue_delivered", "Owed copies delivered", it.delivered.clone());
         registry.register("queue_failed_attempts", "Deliveries that failed", it.failed.clone());
         it
@@ -383,7 +379,11 @@ impl DiskMetrics {
         registry.register("disk_used_bytes", "Bytes of chunks stored here", it.bytes.clone());
         registry.register("disk_free_bytes", "Bytes free on the disk", it.free_bytes.clone());
         registry.register("disk_quarantined", "Chunks that failed their hash", it.quarantined.clone());
-        registry.register("disk_sync_duration_seconds", "Time to make bytes durable", it.sync_seconds.clone());
+        registry.register(
+            "disk_sync_duration_seconds",
+            "Time to make bytes durable",
+            it.sync_seconds.clone(),
+        );
         registry.register("database_commits", "Transactions committed", it.commits.clone());
         it
     }

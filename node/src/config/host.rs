@@ -69,7 +69,10 @@ impl FromStr for Host {
     fn from_str(text: &str) -> Result<Self, InvalidHost> {
         let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
         if let Some(inside) = bare {
-            return inside.parse::<std::net::Ipv6Addr>().map(|ip| IpAddr::V6(ip).into()).map_err(|_| InvalidHost);
+            return inside
+                .parse::<std::net::Ipv6Addr>()
+                .map(|ip| IpAddr::V6(ip).into())
+                .map_err(|_| InvalidHost);
         }
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Ok(ip.into());
@@ -83,7 +86,8 @@ impl FromStr for Host {
         };
         // A name whose last label is a number would be a misspelt IPv4 address.
         let last = name.rsplit('.').next().unwrap_or_default();
-        let valid = name.len() <= 253 && name.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit());
+        let valid =
+            name.len() <= 253 && name.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit());
         if valid { Ok(Self::Name(name)) } else { Err(InvalidHost) }
     }
 }
@@ -169,7 +173,21 @@ mod tests {
             let parsed: Authority = text.parse().unwrap();
             assert_eq!((parsed.host.to_string().as_str(), parsed.port), (host, port), "{text}");
         }
-        for bad in ["", ":1", "a:", "a:b", "a:65536", "::1", "a b", "a/b", "user@a", "1.2.3", "256.1.1.1", "[a]", "-a"] {
+        for bad in [
+            "",
+            ":1",
+            "a:",
+            "a:b",
+            "a:65536",
+            "::1",
+            "a b",
+            "a/b",
+            "user@a",
+            "1.2.3",
+            "256.1.1.1",
+            "[a]",
+            "-a",
+        ] {
             assert_eq!(bad.parse::<Authority>(), Err(InvalidHost), "{bad:?}");
         }
     }

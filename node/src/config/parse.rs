@@ -85,9 +85,7 @@ pub fn secret_file(path: &str) -> Result<String, String> {
         return Err(format!("{shown} is larger than {MAX_SECRET_FILE_BYTES} bytes"));
     }
     let mut text = String::new();
-    file.take(MAX_SECRET_FILE_BYTES)
-        .read_to_string(&mut text)
-        .map_err(|e| format!("read {shown}: {e}"))?;
+    file.take(MAX_SECRET_FILE_BYTES).read_to_string(&mut text).map_err(|e| format!("read {shown}: {e}"))?;
     Ok(text)
 }
 
@@ -125,7 +123,9 @@ mod tests {
         for (text, bytes) in cases {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for bad in ["", "GB", "-1", "1e3", "1.", ".5", "1..5", "1XB", "1iB", "1 2", "99999999999P", "1.1234567G"] {
+        for bad in
+            ["", "GB", "-1", "1e3", "1.", ".5", "1..5", "1XB", "1iB", "1 2", "99999999999P", "1.1234567G"]
+        {
             assert!(size(bad).is_err(), "{bad:?}");
         }
     }
