@@ -466,7 +466,8 @@ async fn a_deadline_holds_whatever_the_peer_does() {
 
 #[test]
 fn a_peer_killed_in_the_middle_of_a_transfer_is_unreachable_at_once() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (ours, theirs) = (runtime(), runtime());
     let a = ours.block_on(async { Node::start(config("a")) });
     let b = theirs.block_on(async { Node::start(config("b")) });
