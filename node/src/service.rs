@@ -224,7 +224,7 @@ pub trait Files: Send + Sync + 'static {
 }
 
 /// The wall clock, for display only.
-fn unix_millis() -> u64 {
+pub(crate) fn unix_millis() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }

@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Command, CommandId, Outcome};
 use kepler_protocol::replica::{Input, Output, Request, Response, Unreachable};
-use kepler_protocol::roster::Peer;
+use kepler_protocol::roster::council::Peer;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
@@ -122,14 +121,16 @@ impl Driver {
     /// Runs until the store ends.
     pub async fn run(mut self) {
         while let Some(outputs) = self.outputs.recv().await {
-            outputs.into_iter().for_each(|output| self.carry_out(output));
+            for output in outputs {
+                self.carry_out(output).await;
+            }
         }
         // Whoever still waits is told that there is nobody left to answer.
         self.handle.waiting.commands.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.handle.waiting.replies.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn carry_out(&self, output: Output) {
+    async fn carry_out(&self, output: Output) {
         match output {
             Output::Completed(id, outcome) => {
                 let waiting = &self.handle.waiting.commands;
@@ -158,7 +159,7 @@ impl Driver {
             }
             Output::Roster(roster) => {
                 info!(number = roster.number, members = roster.members.len(), "roster adopted");
-                self.gossip.set_constants(roster.constants);
+                let _ = self.gossip.set_constants(roster.constants).await;
                 let members = roster.members.keys().copied().collect();
                 let _ = self.events.send(api::Event::Roster { number: roster.number, members });
                 self.electors.send_modify(|electors| {
@@ -170,14 +171,17 @@ impl Driver {
                     Ok(()) => info!("ready"),
                     Err(reason) => info!(reason, "not ready"),
                 }
-                self.gossip.set_ready(standing.is_ok());
+                let _ = self.gossip.set_ready(standing.is_ok()).await;
                 let _ = self.events.send(api::Event::Ready { ready: standing.is_ok() });
                 self.electors.send_modify(|electors| {
                     let roster = electors.roster().map(|roster| roster.as_ref().clone());
                     *electors = Electors::new(roster, standing);
                 });
             }
-            Output::Announce(announcement) => self.gossip.set_announcement(announcement),
+            Output::Announce(announcement) => {
+                // Gossip ends before the store does; then nobody needs to know.
+                let _ = self.gossip.set_announcement(announcement).await;
+            }
             Output::Refused(reason) => warn!(reason, "this node is refused by the cluster"),
             Output::Written { name, dot, deleted } => {
                 let _ = self.events.send(api::Event::Written { name, version: dot.to_string(), deleted });
@@ -185,6 +189,3 @@ impl Driver {
         }
     }
 }
-
-/// How long a peer's request may wait for its answer before the peer is told that none will come.
-pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
