@@ -363,3 +363,71 @@ pub(crate) fn all<T>(
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use kepler_protocol::catalog::conformance;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::schema;
+
+    fn database() -> Connection {
+        let mut connection = schema::open_writer(std::path::Path::new(":memory:")).unwrap();
+        schema::migrate(&mut connection).unwrap();
+        connection
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn it_answers_like_plain_maps(seed: u64) {
+            let db = database();
+            let changed = AtomicBool::new(false);
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut storage = SqlStorage::new(&db, &changed);
+            conformance::check(&mut storage, &mut rng, 160);
+            prop_assert!(changed.load(Ordering::Relaxed));
+        }
+    }
+
+    #[test]
+    fn a_rollback_leaves_nothing() {
+        let db = database();
+        let changed = AtomicBool::new(false);
+        let mut rng = fastrand::Rng::with_seed(7);
+        db.execute_batch("BEGIN IMMEDIATE").unwrap();
+        conformance::check(&mut SqlStorage::new(&db, &changed), &mut rng, 100);
+        db.execute_batch("ROLLBACK").unwrap();
+        conformance::compare(&SqlStorage::new(&db, &changed), &conformance::Model::default(), &mut rng);
+    }
+
+    #[test]
+    fn no_query_of_a_page_sorts_or_scans() {
+        let db = database();
+        for sql in [
+            "SELECT name FROM files WHERE deleted = 0 AND name > ?1
+             UNION SELECT name FROM files WHERE deleted = 1 AND name > ?1
+             UNION SELECT name FROM stubs WHERE name > ?1 ORDER BY name LIMIT ?2",
+            "SELECT record FROM files WHERE deleted IN (0, 1) AND name = ?1",
+            "SELECT name, record FROM files WHERE deleted = 0 AND name >= ?1 ORDER BY name",
+            "SELECT record FROM files WHERE published = 0 AND (owner_node, generation, sequence) > (?1, ?2, ?3)
+             ORDER BY owner_node, generation, sequence LIMIT ?4",
+            unseen::FILES,
+            unseen::STUBS,
+            unseen::CLOSED,
+            unseen::BY_NAME,
+        ] {
+            let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let params = vec![Value::Integer(1); statement.parameter_count()];
+            let plan: Vec<String> = statement
+                .query_map(rusqlite::params_from_iter(params), |row| row.get(3))
+                .unwrap()
+                .collect::<rusqlite::Result<_>>()
+                .unwrap();
+            let plan = plan.join("\n");
+            assert!(!plan.contains("TEMP B-TREE") && !plan.contains("SCAN"), "{sql}\n{plan}");
+        }
+    }
+}

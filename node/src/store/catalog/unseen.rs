@@ -67,13 +67,19 @@ pub(super) fn closed(db: &Connection, theirs: &Seen, after: Option<&Dot>, limit:
     Ok(found)
 }
 
-const FILES: &str = "SELECT owner_node, generation, sequence, name FROM files
+pub(super) const FILES: &str = "SELECT owner_node, generation, sequence, name FROM files
     WHERE (owner_node, generation, sequence) > (?1, ?2, ?3) ORDER BY owner_node, generation, sequence";
-const STUBS: &str = "SELECT owner_node, generation, sequence, name FROM stubs
+pub(super) const STUBS: &str = "SELECT owner_node, generation, sequence, name FROM stubs
     WHERE (owner_node, generation, sequence) > (?1, ?2, ?3) ORDER BY owner_node, generation, sequence";
-const CLOSED: &str = "SELECT owner_node, generation, sequence, NULL FROM stubs
+pub(super) const CLOSED: &str = "SELECT owner_node, generation, sequence, NULL FROM stubs
     WHERE name IS NULL AND (owner_node, generation, sequence) > (?1, ?2, ?3)
     ORDER BY owner_node, generation, sequence";
+
+pub(super) const BY_NAME: &str =
+    "SELECT name, owner_node, generation, sequence FROM files WHERE deleted = 0 AND name > ?1
+         UNION ALL SELECT name, owner_node, generation, sequence FROM files WHERE deleted = 1 AND name > ?1
+         UNION ALL SELECT name, owner_node, generation, sequence FROM stubs WHERE name > ?1
+         ORDER BY 1";
 
 /// Visits what `theirs` lacks, by dot.
 fn walk(
@@ -115,12 +121,7 @@ fn walk(
 
 /// The same as [`names`], by reading all names after `after` in order.
 fn by_name(db: &Connection, theirs: &Seen, after: Option<&Name>, limit: usize) -> Result<Vec<Name>> {
-    let mut statement = db.prepare_cached(
-        "SELECT name, owner_node, generation, sequence FROM files WHERE deleted = 0 AND name > ?1
-         UNION ALL SELECT name, owner_node, generation, sequence FROM files WHERE deleted = 1 AND name > ?1
-         UNION ALL SELECT name, owner_node, generation, sequence FROM stubs WHERE name > ?1
-         ORDER BY 1",
-    )?;
+    let mut statement = db.prepare_cached(BY_NAME)?;
     let mut rows = statement.query([after.map_or("", Name::as_str)])?;
     let mut found: Vec<Name> = Vec::new();
     while found.len() < limit {
@@ -132,4 +133,45 @@ fn by_name(db: &Connection, theirs: &Seen, after: Option<&Name>, limit: usize) -
         found.push(name_at(row, 0)?);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use kepler_protocol::catalog::storage::{Storage as _, Stub};
+
+    use super::*;
+    use crate::store::catalog::SqlStorage;
+    use crate::store::schema;
+
+    #[test]
+    fn both_walks_find_the_same_names() {
+        let mut db = schema::open_writer(std::path::Path::new(":memory:")).unwrap();
+        schema::migrate(&mut db).unwrap();
+        let mut theirs = Seen::default();
+        let changed = AtomicBool::new(false);
+        let mut storage = SqlStorage::new(&db, &changed);
+        for number in 0..400_u64 {
+            let origin = Origin {
+                node: ["a", "a-b", "c"][number as usize % 3].parse().unwrap(),
+                generation: number % 2,
+            };
+            let dot = Dot { origin, sequence: number / 6 + 1 };
+            let name = Some(format!("n{:03}", number * 7 % 300).parse().unwrap());
+            storage.put_stub(&Stub { dot, name, by: None }).unwrap();
+            if number % 5 < 3 || number < 150 {
+                theirs.insert(dot);
+            }
+        }
+        for limit in [1, 10, 1000] {
+            let after: Name = "n100".parse().unwrap();
+            for after in [None, Some(&after)] {
+                let sparse = names_within(&db, &theirs, after, limit, usize::MAX).unwrap();
+                let dense = names_within(&db, &theirs, after, limit, 0).unwrap();
+                assert!(!sparse.is_empty());
+                assert_eq!(sparse, dense, "limit {limit} after {after:?}");
+            }
+        }
+    }
 }
