@@ -216,7 +216,7 @@ impl Chunks {
         let chunk = match source {
             Source::Chunk(chunk) => chunk,
             Source::Id(id) => {
-                if matches!(inner.swarm.offer(target, id, &[dot]).await, Ok(true)) {
+                if matches!(inner.swarm.adopt(target, id, &[dot]).await, Ok(true)) {
                     return Ok(());
                 }
                 self.fetch(id).await?
@@ -231,7 +231,7 @@ impl Chunks {
     /// When no copy can be had, or the target does not take it.
     pub async fn deliver(&self, target: NodeId, id: ChunkId, dots: &[Dot]) -> anyhow::Result<()> {
         let inner = &self.inner;
-        if inner.swarm.offer(target, id, dots).await? {
+        if inner.swarm.adopt(target, id, dots).await? {
             return Ok(());
         }
         let chunk = self.fetch(id).await?;

@@ -3,8 +3,6 @@
 //! A version is published only after every chunk and manifest node has its acknowledgements, so a
 //! reader never sees a file that is not there. Memory is bounded by the chunks in flight.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
@@ -15,6 +13,7 @@ use kepler_protocol::chunker::{Chunker, Leaf};
 use kepler_protocol::manifest::{Builder, Finished};
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
+use kepler_protocol::quorum::Tally;
 use kepler_protocol::time::UnixMillis;
 use kepler_protocol::version::{Content, Dot, Version};
 use tracing::warn;
@@ -28,27 +27,17 @@ use crate::store::QueueRow;
 /// Chunks of one upload that are hashed, written and sent at the same time.
 const CHUNKS_IN_FLIGHT: usize = 6;
 
-/// Who has acknowledged what of an upload so far.
+/// What an upload has reached so far.
 #[derive(Debug, Default)]
-struct Tally {
-    least: Option<usize>,
-    nodes: BTreeSet<NodeId>,
+struct Reached {
+    tally: Tally,
     owed: Vec<(ChunkId, NodeId)>,
 }
 
-impl Tally {
+impl Reached {
     fn add(&mut self, placed: &Placed) {
-        self.least = Some(self.least.map_or(placed.acked.len(), |least| least.min(placed.acked.len())));
-        self.nodes.extend(&placed.acked);
+        self.tally.add(&placed.acked, &placed.owed);
         self.owed.extend(placed.owed.iter().map(|node| (placed.id, *node)));
-    }
-
-    fn queued(&self) -> Vec<api::Queued> {
-        let mut by_node: BTreeMap<NodeId, BTreeSet<ChunkId>> = BTreeMap::new();
-        for (chunk, node) in &self.owed {
-            by_node.entry(*node).or_default().insert(*chunk);
-        }
-        by_node.into_iter().map(|(node, chunks)| api::Queued { node, chunks: chunks.len() as u64 }).collect()
     }
 }
 
@@ -56,8 +45,8 @@ impl Service {
     pub(super) async fn upload(&self, request: PutRequest, body: Body) -> Result<api::Receipt, WriteError> {
         let dot = self.begin(&request.name, request.precondition, request.durability).await?;
         let guard = AbortOnDrop { service: self.clone(), dot: Some(dot) };
-        let mut tally = Tally::default();
-        let stored = self.store_body(dot, request.durability, body, &mut tally).await;
+        let mut reached = Reached::default();
+        let stored = self.store_body(dot, request.durability, body, &mut reached).await;
         let content = match stored {
             Ok(content) => Content { content_type: request.content_type, ..content },
             Err(error) => {
@@ -65,7 +54,7 @@ impl Service {
                 return Err(error);
             }
         };
-        self.publish(guard, request.durability, content, tally).await
+        self.publish(guard, request.durability, content, reached).await
     }
 
     /// Copies the head of `from` to `to`: an upload in which every chunk is a hit.
@@ -77,12 +66,12 @@ impl Service {
         let content = source.content.clone().ok_or_else(|| WriteError::NotFound(request.from.to_string()))?;
         let dot = self.begin(&request.to, Precondition::None, request.durability).await?;
         let guard = AbortOnDrop { service: self.clone(), dot: Some(dot) };
-        let mut tally = Tally::default();
-        if let Err(error) = self.store_hits(dot, request.durability, &content, &mut tally).await {
+        let mut reached = Reached::default();
+        if let Err(error) = self.store_hits(dot, request.durability, &content, &mut reached).await {
             guard.abort().await;
             return Err(error);
         }
-        let receipt = self.publish(guard, request.durability, content, tally).await?;
+        let receipt = self.publish(guard, request.durability, content, reached).await?;
         Ok((receipt, source.dot))
     }
 
@@ -104,7 +93,7 @@ impl Service {
         dot: Dot,
         durability: Durability,
         body: Body,
-        tally: &mut Tally,
+        reached: &mut Reached,
     ) -> Result<Content, WriteError> {
         let mut cutter = Cutter { body, chunker: Some(Chunker::new(self.chunk_size)), piece: Bytes::new() };
         let mut builder = Builder::default();
@@ -131,16 +120,16 @@ impl Service {
                 let placed: Result<(Placed, usize), WriteError> =
                     finished.map_err(|e| WriteError::Store(e.into()))?;
                 let (placed, bytes) = placed?;
-                tally.add(&placed);
+                reached.add(&placed);
                 let full = builder.push(placed.id, bytes).map_err(|e| WriteError::Store(e.into()))?;
                 for node in full {
-                    tally.add(&self.chunks.place(Source::Chunk(node), dot, durability).await?);
+                    reached.add(&self.chunks.place(Source::Chunk(node), dot, durability).await?);
                 }
             }
         }
         let Finished { root, size, leaves, nodes } = builder.finish();
         for node in nodes {
-            tally.add(&self.chunks.place(Source::Chunk(node), dot, durability).await?);
+            reached.add(&self.chunks.place(Source::Chunk(node), dot, durability).await?);
         }
         Ok(Content { root, size, chunks: leaves, content_type: None })
     }
@@ -150,14 +139,14 @@ impl Service {
         dot: Dot,
         durability: Durability,
         content: &Content,
-        tally: &mut Tally,
+        reached: &mut Reached,
     ) -> Result<(), WriteError> {
         let ids: Vec<ChunkId> = self.dag(content).await?.into_iter().map(|(id, _)| id).collect();
         let mut places = futures::stream::iter(ids)
             .map(|id| self.chunks.place(Source::Id(id), dot, durability))
             .buffer_unordered(CHUNKS_IN_FLIGHT);
         while let Some(placed) = places.next().await {
-            tally.add(&placed?);
+            reached.add(&placed?);
         }
         Ok(())
     }
@@ -168,10 +157,10 @@ impl Service {
         mut guard: AbortOnDrop,
         durability: Durability,
         content: Content,
-        tally: Tally,
+        mut reached: Reached,
     ) -> Result<api::Receipt, WriteError> {
         let Some(dot) = guard.dot else { return Err(WriteError::NotFound("the write".to_owned())) };
-        let rows: Vec<QueueRow> = tally
+        let rows: Vec<QueueRow> = reached
             .owed
             .iter()
             .map(|(chunk, target)| QueueRow { chunk: *chunk, target: *target, dot })
@@ -189,10 +178,11 @@ impl Service {
         guard.dot = None;
         match self.catalog.command(command).await? {
             Outcome::Published { version, acked, wanted } => {
-                if durability == Durability::Fast && tally.owed.is_empty() {
+                if durability == Durability::Fast && reached.owed.is_empty() {
                     self.settle(dot).await;
                 }
-                Ok(receipt(&version, durability, &tally, &acked, wanted))
+                reached.tally.add(&acked, &[]);
+                Ok(receipt(&version, durability, reached.tally.into_replicas(wanted)))
             }
             other => Err(refused(other, &"the file")),
         }
@@ -258,16 +248,8 @@ async fn abort(service: &Service, dot: Dot) {
     }
 }
 
-fn receipt(
-    version: &Version,
-    durability: Durability,
-    tally: &Tally,
-    acked: &[NodeId],
-    wanted: usize,
-) -> api::Receipt {
+fn receipt(version: &Version, durability: Durability, replicas: api::Replicas) -> api::Receipt {
     let content = version.content.as_ref().expect("an upload publishes a file");
-    let mut nodes = tally.nodes.clone();
-    nodes.extend(acked);
     api::Receipt {
         name: version.name.clone(),
         cid: content.root,
@@ -276,12 +258,7 @@ fn receipt(
         version: version.dot.to_string(),
         created_at: version.created_at.to_string(),
         durability,
-        replicas: api::Replicas {
-            wanted,
-            acked: tally.least.map_or(acked.len(), |least| least.min(acked.len())),
-            nodes: nodes.into_iter().collect(),
-            queued: tally.queued(),
-        },
+        replicas,
     }
 }
 

@@ -241,6 +241,25 @@ impl Handle {
         .await
     }
 
+    /// Adds references to a chunk if a member has it, which hashes its copy again, and says whether it
+    /// does. No byte of the chunk is sent.
+    ///
+    /// # Errors
+    /// See [`TransferError`].
+    pub async fn adopt(&self, at: NodeId, id: ChunkId, dots: &[Dot]) -> Result<bool, TransferError> {
+        let limits = &self.inner.limits;
+        let (first, rest) = dots.split_at(dots.len().min(MAX_DOTS));
+        for page in std::iter::once(first).chain(rest.chunks(MAX_DOTS)) {
+            let adopting = self.transfer(at, kepler_protocol::chunk::MAX_CHUNK_BYTES as u64, async |lane: Lane| {
+                transfer::adopt(lane.stream, id, page, limits).await
+            });
+            if !adopting.await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Gets a chunk from a member; what is returned has been verified.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! push   offer (id, size, dots) ─►   ◄─ have | send | refused     bytes ─►   ◄─ stored | refused
+//! adopt  id, dots ─►                 ◄─ have | missing | refused
 //! fetch  id ─►                       ◄─ found (size) bytes | missing | refused
 //! held   ids ─►                      ◄─ present | refused
 //! ```
@@ -50,6 +51,18 @@ pub(super) enum Request {
     Fetch(#[n(0)] Fetch),
     #[n(2)]
     Held(#[n(0)] Held),
+    #[n(3)]
+    Adopt(#[n(0)] Adopt),
+}
+
+/// References to a chunk that the other side may have.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct Adopt {
+    #[n(0)]
+    id: ChunkId,
+    #[n(1)]
+    dots: Vec<Dot>,
 }
 
 /// A chunk that the opener would send.
@@ -198,6 +211,26 @@ where
     }
 }
 
+/// Adds at most [`MAX_DOTS`] references to a chunk if the peer has it, and says whether it does.
+pub(super) async fn adopt<S>(
+    mut io: S,
+    id: ChunkId,
+    dots: &[Dot],
+    limits: &Limits,
+) -> Result<bool, TransferError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let question = Request::Adopt(Adopt { id, dots: dots.to_vec() });
+    within(limits.stall, write_message(&mut io, &question)).await?;
+    let patience = limits.slot_wait + limits.answer;
+    match within(patience, read_message(&mut io, MAX_REPLY_BYTES)).await? {
+        Reply::Have => Ok(true),
+        Reply::Missing => Ok(false),
+        other => Err(other.into_error()),
+    }
+}
+
 /// Gets a chunk and verifies it.
 pub(super) async fn fetch<S>(
     mut io: S,
@@ -277,6 +310,7 @@ where
             None => return close(io, limits).await,
         },
         Ok(Request::Held(Held { ids })) => answer_held(ids, server).await,
+        Ok(Request::Adopt(adopt)) => answer_adopt(adopt, server).await,
         Err(StreamError::Malformed) => Refusal::Malformed.into(),
         Err(StreamError::TooLarge { .. }) => Refusal::TooLarge.into(),
         Err(gone) => return Err(gone),
@@ -322,6 +356,22 @@ where
     match server.ask(incoming.finish(dots)).await {
         Ok(()) => Ok(Reply::Stored),
         Err(refusal) => Ok(refusal.into()),
+    }
+}
+
+/// Records references to a chunk if it is here and intact.
+async fn answer_adopt(Adopt { id, dots }: Adopt, server: &Server) -> Reply {
+    if dots.len() > MAX_DOTS {
+        return Refusal::TooLarge.into();
+    }
+    // Adopting hashes the whole file: it takes a slot like a chunk on its way in.
+    let Some(_slot) = server.slot(&server.receive_slots).await else {
+        return Refusal::Busy.into();
+    };
+    match server.ask(server.chunks.adopt(id, dots)).await {
+        Ok(true) => Reply::Have,
+        Ok(false) => Reply::Missing,
+        Err(refusal) => refusal.into(),
     }
 }
 
