@@ -27,10 +27,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, Host};
+use crate::config::Config;
 use crate::gateway;
 use crate::gossip;
-use crate::replication::catalog::{CatalogHandle, Driver};
+use crate::replication::catalog::Driver;
 use crate::replication::chunks::Chunks;
 use crate::replication::electorate::Electors;
 use crate::replication::sender::Sender;
@@ -98,7 +98,7 @@ impl Node {
 
         let identity = swim::SigningKey::from_bytes(&opened.identity);
         let key = identity.verifying_key().to_bytes();
-        let cluster_keys: Vec<[u8; 32]> = config.security.cluster_keys.iter().map(|k| *k.bytes()).collect();
+        let cluster_keys: Vec<[u8; 32]> = config.security.cluster_keys.iter().map(|k| *k.expose()).collect();
         let keys = if cluster_keys.is_empty() {
             KeyRing::open_to_all()
         } else {
@@ -326,14 +326,10 @@ async fn resolve_seeds(config: &Config) -> Result<Vec<SocketAddr>> {
         }
     }
     if seeds.is_empty() && !config.network.seeds.is_empty() {
-        let names: Vec<String> = config.network.seeds.iter().map(|s| host_text(&s.host)).collect();
+        let names: Vec<String> = config.network.seeds.iter().map(|s| s.host.to_string()).collect();
         return Err(anyhow!("SEEDS: none of {} can be looked up", names.join(", ")));
     }
     Ok(seeds)
-}
-
-fn host_text(host: &Host) -> String {
-    host.to_string()
 }
 
 /// Told to everybody who follows events when a member changes.

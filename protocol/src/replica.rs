@@ -139,7 +139,6 @@ enum Call {
 }
 
 /// Council and catalog of one node.
-#[derive(Debug)]
 pub struct Replica {
     council: Council,
     catalog: Catalog,
@@ -216,7 +215,7 @@ impl Replica {
             Input::Announced { from, announcement } => {
                 let Announcement { seen_digest, database, mark, roster } = announcement;
                 self.council.handle_announcement(storage, now, from, roster, database, mark)?;
-                self.catalog.handle_announcement(now, from, seen_digest, database);
+                self.catalog.handle_announcement(now, from, database, seen_digest);
             }
         }
         self.settle(storage, now)
@@ -373,7 +372,8 @@ impl Electorate for Council {
     }
 
     fn homes(&self, name: &Name) -> Vec<HomeList> {
-        self.homes(name)
+        let lists = self.homes(name).into_iter();
+        lists.map(|council::HomeList { nodes, majority }| HomeList { nodes, majority }).collect()
     }
 
     fn replicas(&self) -> usize {

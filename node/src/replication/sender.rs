@@ -110,7 +110,7 @@ impl Sender {
                 let recorded = match result {
                     Ok(()) => {
                         delivered += 1;
-                        store.delivered(vec![row]).await
+                        store.delivered(vec![row]).await.map(drop)
                     }
                     Err(error) => {
                         debug!(peer = %target, chunk = %row.chunk, error = format!("{error:#}"), "not delivered");

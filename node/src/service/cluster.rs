@@ -46,7 +46,7 @@ impl ClusterService {
 
     /// Transfers under way.
     pub fn transfers(&self) -> u64 {
-        self.swarm.stats().in_flight
+        self.swarm.stats().in_flight as u64
     }
 
     /// `GET /v1/cluster`.

@@ -168,7 +168,7 @@ impl Service {
         if !rows.is_empty() {
             if let Err(error) = self.store.enqueue(rows).await {
                 guard.abort().await;
-                return Err(error.into());
+                return Err(WriteError::Store(error.into()));
             }
             self.queue_grew.notify_one();
         }
