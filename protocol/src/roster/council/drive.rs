@@ -325,12 +325,18 @@ impl Council {
         step: impl FnOnce(&mut Proposer) -> Progress,
     ) -> Result<()> {
         let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return Ok(()) };
-        match step(proposer) {
+        let progress = step(proposer);
+        self.proceed(storage, now, progress)
+    }
+
+    fn proceed(&mut self, storage: &mut dyn Storage, now: Instant, progress: Progress) -> Result<()> {
+        let Some(proposer) = self.proposer.clone() else { return Ok(()) };
+        let ballot = proposer.ballot;
+        match progress {
             Progress::Waiting => {}
             Progress::Hopeless => self.back_off(now),
             Progress::Accept => {
                 let (base, change, fresh) = (proposer.base, proposer.change.clone(), proposer.fresh);
-                let proposer = proposer.clone();
                 for to in self.others(&proposer) {
                     let change = change.clone();
                     let question = Question::Accept { base, ballot, change, fresh };
