@@ -556,7 +556,10 @@ impl World {
                 let reachable = self.connected(coordinator, index);
                 let Some(council) = &mut self.nodes[index].council else { continue };
                 council.advance(now);
-                if reachable && council.standing().is_ok() && council.number() == number && got < list.majority
+                if reachable
+                    && council.standing().is_ok()
+                    && council.number() == number
+                    && got < list.majority
                 {
                     got += 1;
                     answers.insert(index);
@@ -567,9 +570,10 @@ impl World {
             }
         }
         self.reads += 1;
-        let missing = self.acknowledged.iter().find(|(n, dot)| {
-            *n == name && !answers.iter().any(|index| self.nodes[*index].disk.has(dot))
-        });
+        let missing = self
+            .acknowledged
+            .iter()
+            .find(|(n, dot)| *n == name && !answers.iter().any(|index| self.nodes[*index].disk.has(dot)));
         if let Some((name, dot)) = missing {
             let text = format!(
                 "at {:?} node-{coordinator} reads {name} at {number:?} from {answers:?} and misses {dot}",
@@ -653,6 +657,18 @@ impl World {
         assert!(self.violations.is_empty(), "seed {}: {:#?}", self.seed, self.violations);
     }
 
+    /// Whether all are up, hear each other, are ready and know each other's marks.
+    pub fn quiet(&mut self) -> bool {
+        let whole = self.group.iter().all(|g| *g == self.group[0]);
+        if !whole || !(0..self.nodes.len()).all(|index| self.is_ready(index)) {
+            return false;
+        }
+        for from in 0..self.nodes.len() {
+            (0..self.nodes.len()).filter(|to| *to != from).for_each(|to| self.announce(from, to));
+        }
+        (0..self.nodes.len()).all(|index| self.is_ready(index))
+    }
+
     pub fn council(&self, index: usize) -> &Council {
         self.nodes[index].council.as_ref().unwrap()
     }
@@ -673,4 +689,3 @@ impl World {
             })
     }
 }
-
