@@ -1,1 +1,3 @@
-//! x
+//! Simulations and cluster tests of KeplerFS.
+
+pub mod membership;
