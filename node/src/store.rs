@@ -242,6 +242,8 @@ impl Store {
 
     /// Commits what waits, closes the database and releases the directory.
     pub async fn close(&self) {
+        // The last connection that can write removes the log, if no other is open.
+        lock(&self.inner.readers).clear();
         let (answer, answered) = oneshot::channel();
         if self.inner.sender.send(Message::Close(answer)).is_ok() {
             let _ = answered.await;
