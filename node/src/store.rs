@@ -54,8 +54,11 @@ use clock::Clock;
 use layout::Layout;
 use writer::{Call, Message, Stopped, Tx, Writer};
 
-/// Read-only connections, and so the most queries at once.
+/// The most queries at once, and read-only connections at the start.
 const READERS: usize = 4;
+
+/// Read-only connections kept open: file operations look rows up too, more of them at once.
+const MAX_READERS: usize = 16;
 
 /// The most file operations at once.
 const DISK_SLOTS: usize = 32;
@@ -301,7 +304,7 @@ impl Store {
         };
         let result = work(&connection);
         let mut readers = lock(&self.inner.readers);
-        if readers.len() < READERS {
+        if readers.len() < MAX_READERS {
             readers.push(connection);
         }
         result

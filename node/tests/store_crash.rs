@@ -1,4 +1,5 @@
 //! A process that stores chunks is killed again and again: what it acknowledged is whole, for ever.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;

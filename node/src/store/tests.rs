@@ -1,4 +1,5 @@
 //! Tests of the store through its public face.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -230,7 +231,11 @@ async fn a_write_that_would_go_below_the_reserve_is_refused() {
     let (store, _) = Store::open(Config { min_free: u64::MAX / 2, ..config(dir.path()) }).unwrap();
     let refused = store.put(chunk("kepler"), &[]).await;
     assert!(matches!(refused, Err(WriteError::DiskFull { reserve, .. }) if reserve == u64::MAX / 2));
-    assert!(matches!(store.receive(chunk("kepler").id(), 6).await, Err(WriteError::DiskFull { .. })));
+    assert!(matches!(store.check_room(0).await, Err(WriteError::DiskFull { .. })));
+    assert!(matches!(store.receive(chunk("large").id(), 1 << 20).await, Err(WriteError::DiskFull { .. })));
+    let mut small = store.receive(chunk("kepler").id(), 6).await.unwrap();
+    small.write(Bytes::from_static(b"kepler")).await.unwrap();
+    assert!(matches!(small.finish(&[]).await, Err(WriteError::DiskFull { .. })));
 }
 
 #[tokio::test]
@@ -430,10 +435,9 @@ async fn a_storage_error_of_the_resident_stops_all_writes_aloud() {
     let (store, opened) = open(dir.path());
     assert!(!opened.fresh);
     assert!(store.failure().is_none());
-    store
-        .query(|db| Ok(assert_eq!(db.query_row("SELECT count(*) FROM seen", [], |r| r.get(0)), Ok(0))))
-        .await
-        .unwrap();
+    let seen: i64 =
+        store.query(|db| Ok(db.query_row("SELECT count(*) FROM seen", [], |row| row.get(0))?)).await.unwrap();
+    assert_eq!(seen, 0, "nothing of the failed transaction is kept");
 }
 
 #[tokio::test]
