@@ -55,8 +55,11 @@ use clock::Clock;
 use layout::Layout;
 use writer::{Call, Message, Stopped, Tx, Writer};
 
-/// Read-only connections, and so the most queries at once.
+/// The most queries at once, and read-only connections at the start.
 const READERS: usize = 4;
+
+/// Read-only connections kept open: file operations look rows up too, more of them at once.
+const MAX_READERS: usize = 16;
 
 /// The most file operations at once.
 const DISK_SLOTS: usize = 32;
@@ -243,6 +246,8 @@ impl Store {
 
     /// Commits what waits, closes the database and releases the directory.
     pub async fn close(&self) {
+        // The last connection that can write removes the log, if no other is open.
+        lock(&self.inner.readers).clear();
         let (answer, answered) = oneshot::channel();
         if self.inner.sender.send(Message::Close(answer)).is_ok() {
             let _ = answered.await;
@@ -300,7 +305,7 @@ impl Store {
         };
         let result = work(&connection);
         let mut readers = lock(&self.inner.readers);
-        if readers.len() < READERS {
+        if readers.len() < MAX_READERS {
             readers.push(connection);
         }
         result

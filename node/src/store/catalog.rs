@@ -365,6 +365,7 @@ pub(crate) fn all<T>(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use kepler_protocol::catalog::conformance;
     use proptest::prelude::*;

@@ -56,25 +56,18 @@ impl Store {
     /// Begins to store a chunk whose bytes are still on their way.
     ///
     /// # Errors
-    /// [`WriteError::DiskFull`], [`WriteError::Size`] where no chunk is as large, or the disk failed.
+    /// [`WriteError::DiskFull`] (of at most 256 KiB only when it is finished), [`WriteError::Size`] where
+    /// no chunk is as large, or the disk failed.
     pub async fn receive(&self, id: ChunkId, size: u64) -> Result<Incoming, WriteError> {
         if size > MAX_CHUNK_BYTES as u64 {
             return Err(WriteError::Size { id, expected: MAX_CHUNK_BYTES as u64, actual: size });
         }
-        let sink = self
-            .on_disk(move |store| {
-                store.check_reserve(size)?;
-                Sink::create(&store.inner.layout, id, size)
-            })
-            .await?;
-        Ok(Incoming {
-            store: self.clone(),
-            id,
-            size,
-            taken: 0,
-            gathered: BytesMut::new(),
-            state: State::Idle(sink),
-        })
+        // What fits in one piece touches the disk once, when it is complete.
+        let state = match size <= PIECE as u64 {
+            true => State::Fresh,
+            false => State::Idle(self.on_disk(move |store| store.create_sink(id, size)).await?),
+        };
+        Ok(Incoming { store: self.clone(), id, size, taken: 0, gathered: BytesMut::new(), state })
     }
 
     /// Records references of a chunk that is here already, after hashing its file again. `false` if it
@@ -203,6 +196,11 @@ impl Store {
         chunk_file::read(&self.inner.layout, id, held.size)
     }
 
+    fn create_sink(&self, id: ChunkId, size: u64) -> Result<Sink, WriteError> {
+        self.check_reserve(size)?;
+        Sink::create(&self.inner.layout, id, size)
+    }
+
     /// Whether the chunk is entered and its file has these very bytes. A file without a row may not be
     /// durable, so it is written again.
     fn has_intact(&self, chunk: &Chunk) -> Result<bool, WriteError> {
@@ -270,6 +268,8 @@ pub struct Incoming {
 }
 
 enum State {
+    /// No file yet.
+    Fresh,
     Idle(Sink),
     Writing(JoinHandle<Result<Sink, WriteError>>),
     Failed,
@@ -308,11 +308,13 @@ impl Incoming {
     /// # Errors
     /// See [`WriteError`]; the chunk is then not stored.
     pub async fn finish(mut self, dots: &[Dot]) -> Result<(), WriteError> {
-        let mut sink = self.settle().await?;
+        let sink = self.settle().await?;
         let rest = self.gathered.split().freeze();
+        let (id, size) = (self.id, self.size);
         let (_alone, kept) = self
             .store
             .alone_on_disk(&self.id, move |store| {
+                let mut sink = sink.map_or_else(|| store.create_sink(id, size), Ok)?;
                 sink.write(&rest)?;
                 sink.keep(&store.inner.layout)
             })
@@ -322,25 +324,28 @@ impl Incoming {
     }
 
     async fn pass_on(&mut self, piece: Bytes) -> Result<(), WriteError> {
-        let mut sink = self.settle().await?;
+        let sink = self.settle().await?;
+        let (store, id, size) = (self.store.clone(), self.id, self.size);
         self.state = State::Writing(tokio::task::spawn_blocking(move || {
+            let mut sink = sink.map_or_else(|| store.create_sink(id, size), Ok)?;
             sink.write(&piece)?;
             Ok(sink)
         }));
         Ok(())
     }
 
-    /// Waits for the write under way.
-    async fn settle(&mut self) -> Result<Sink, WriteError> {
+    /// Waits for the write under way, and takes the file if there is one yet.
+    async fn settle(&mut self) -> Result<Option<Sink>, WriteError> {
         if let State::Writing(task) = &mut self.state {
             // Kept in place while it is awaited: if the caller gives up, `finish` finds bytes missing.
             let written = task.await;
             self.state = State::Failed;
-            return written.unwrap_or_else(|_| Err(self.broken()));
+            return written.unwrap_or_else(|_| Err(self.broken())).map(Some);
         }
         match std::mem::replace(&mut self.state, State::Failed) {
-            State::Idle(sink) => Ok(sink),
-            _ => Err(self.broken()),
+            State::Fresh => Ok(None),
+            State::Idle(sink) => Ok(Some(sink)),
+            State::Writing(_) | State::Failed => Err(self.broken()),
         }
     }
 

@@ -86,7 +86,7 @@ impl Store {
         self.execute(move |tx| {
             let db = tx.connection;
             let mut row = db.prepare_cached(
-                "INSERT INTO replication_queue (chunk_id, target_node_id, enqueued, due) VALUES (?1, ?2, ?3, ?3)
+                "INSERT INTO replication_queue (chunk_id, target_node_id, enqueued, due) VALUES (?1, ?2, ?3, 0)
                  ON CONFLICT DO NOTHING",
             )?;
             let mut dot = db.prepare_cached(
@@ -103,7 +103,7 @@ impl Store {
         .await
     }
 
-    /// Hands out up to `limit` rows for `target` that are due, oldest first, and leases them for two
+    /// Hands out up to `limit` rows for `target` that are due, new ones first, and leases them for two
     /// minutes. Answer each with [`Store::delivered`] or [`Store::failed`].
     ///
     /// # Errors
@@ -219,10 +219,8 @@ impl Store {
     pub async fn retry_now(&self, target: NodeId) -> Result<(), DatabaseError> {
         self.execute(move |tx| {
             tx.connection
-                .prepare_cached(
-                    "UPDATE replication_queue SET due = ?2 WHERE target_node_id = ?1 AND due > ?2",
-                )?
-                .execute(params![target.as_str(), tx.running])?;
+                .prepare_cached("UPDATE replication_queue SET due = 0 WHERE target_node_id = ?1 AND due > 0")?
+                .execute([target.as_str()])?;
             Ok(())
         })
         .await

@@ -64,7 +64,7 @@ const MIGRATIONS: &[&str] = &["
         last_seen INTEGER, status TEXT NOT NULL, record BLOB NOT NULL
     ) WITHOUT ROWID;
 
-    -- `last_attempt` is for people; `enqueued` and `due` are milliseconds of running time.
+    -- `last_attempt` is for people; `enqueued` and `due` are milliseconds of running time, 0 for at once.
     CREATE TABLE replication_queue (
         chunk_id TEXT NOT NULL, target_node_id TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
         last_attempt INTEGER, enqueued INTEGER NOT NULL, due INTEGER NOT NULL,

@@ -136,6 +136,7 @@ fn by_name(db: &Connection, theirs: &Seen, after: Option<&Name>, limit: usize) -
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::sync::atomic::AtomicBool;
 
