@@ -254,7 +254,8 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     match std::env::var_os(CHILD) {
         Some(_) => runtime.block_on(receive()),
-        None => runtime.block_on(send()),
+        // On a worker, as in a node: the main thread would be woken for every step.
+        None => runtime.block_on(async { tokio::spawn(send()).await.unwrap() }),
     }
     runtime.shutdown_background();
 }

@@ -18,6 +18,7 @@ use libp2p::swarm::{
     ConnectionHandler, ConnectionHandlerEvent, Stream, StreamUpgradeError, SubstreamProtocol,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
@@ -207,6 +208,8 @@ pub(super) struct Server {
     pub pieces: Pieces,
     pub counters: Arc<Counters>,
     pub tasks: TaskTracker,
+    /// From now on whoever asks for a slot is told that this node is busy.
+    pub stop: CancellationToken,
 }
 
 impl Server {
@@ -215,6 +218,7 @@ impl Server {
         chunks: Arc<dyn ChunkStore>,
         inbound: mpsc::Sender<Inbound>,
         counters: Arc<Counters>,
+        stop: CancellationToken,
     ) -> Self {
         let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
@@ -229,6 +233,7 @@ impl Server {
             limits,
             counters,
             tasks: TaskTracker::new(),
+            stop,
         }
     }
 
@@ -250,14 +255,20 @@ impl Server {
 
     /// One of these slots, or `None` if none came free in time.
     pub(super) async fn slot(&self, slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-        let slot = tokio::time::timeout(self.limits.slot_wait, slots.clone().acquire_owned());
-        slot.await.ok()?.ok()
+        self.acquire(slots, 1).await
     }
 
     /// A share of the memory for call bodies, or `None` if none came free in time.
     pub(super) async fn share(&self, units: u32) -> Option<OwnedSemaphorePermit> {
-        let share = self.call_budget.clone().acquire_many_owned(units);
-        tokio::time::timeout(self.limits.slot_wait, share).await.ok()?.ok()
+        self.acquire(&self.call_budget, units).await
+    }
+
+    async fn acquire(&self, slots: &Arc<Semaphore>, permits: u32) -> Option<OwnedSemaphorePermit> {
+        if self.stop.is_cancelled() {
+            return None;
+        }
+        let acquired = slots.clone().acquire_many_owned(permits);
+        tokio::time::timeout(self.limits.slot_wait, acquired).await.ok()?.ok()
     }
 
     /// Waits for the store, but not for ever.

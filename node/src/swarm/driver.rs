@@ -70,7 +70,9 @@ pub(super) fn start(
     let transport = transport::build(tls, counters.clone(), limits.handshake);
 
     let (inbound_sender, inbound) = mpsc::channel(limits.inbound_queue.max(1));
-    let server = Arc::new(Server::new(limits.clone(), chunks, inbound_sender, counters.clone()));
+    let stop = CancellationToken::new();
+    let server =
+        Arc::new(Server::new(limits.clone(), chunks, inbound_sender, counters.clone(), stop.clone()));
     let behaviour = Behaviour {
         connections: connection_limits::Behaviour::new(connection_limits(&limits)),
         memory: memory_connection_limits::Behaviour::with_max_bytes(limits.memory_bytes),
@@ -87,7 +89,6 @@ pub(super) fn start(
         listen_on(&mut swarm, listen).map_err(|source| StartError::Listen { addr: listen, source })?;
 
     let (commands, command_receiver) = mpsc::channel(OPEN_QUEUE);
-    let stop = CancellationToken::new();
     let handle = Handle::new(node, commands, limits, counters.clone(), stop.clone());
     let driver = Driver {
         swarm,
@@ -189,6 +190,7 @@ impl Driver {
 
     /// Takes nothing new, lets what runs finish, and closes connections, each for a bounded time.
     async fn wind_down(mut self) {
+        self.stop.cancel();
         self.swarm.remove_listener(self.listener);
         self.commands.close();
         let tasks = self.server.tasks.clone();

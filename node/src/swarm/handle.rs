@@ -310,6 +310,11 @@ impl Handle {
         }
     }
 
+    /// Waits until the swarm has ended or is ending, by [`Handle::shutdown`] or by a fault.
+    pub async fn closed(&self) {
+        self.inner.commands.closed().await;
+    }
+
     /// What the swarm has done and does.
     pub fn stats(&self) -> Stats {
         self.inner.counters.read()

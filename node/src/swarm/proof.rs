@@ -96,3 +96,59 @@ pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
 fn equal(a: &[u8; PROOF_BYTES], b: &[u8; PROOF_BYTES]) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+
+    /// Stands for a session's exporter: differs by session, label and key.
+    fn session(secret: u8) -> impl Fn([u8; 32], &[u8], &[u8; 32]) -> Result<[u8; 32], rustls::Error> {
+        move |_, label, key| {
+            let digest = aws_lc_rs::digest::digest(
+                &aws_lc_rs::digest::SHA256,
+                &[&[secret][..], label, &[0], key].concat(),
+            );
+            Ok(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+        }
+    }
+
+    fn proofs(role: Role, secret: u8, keys: &[[u8; 32]]) -> Proofs {
+        derive(role, keys, session(secret)).expect("the exporter does not fail")
+    }
+
+    async fn meet(dialer: Proofs, listener: Proofs) -> (Result<(), ProofError>, Result<(), ProofError>) {
+        let (a, b) = tokio::io::duplex(1024);
+        let dialing = async { exchange(&mut a.compat(), &dialer).await };
+        let listening = async { exchange(&mut b.compat(), &listener).await };
+        tokio::join!(dialing, listening)
+    }
+
+    #[tokio::test]
+    async fn a_shared_key_lets_both_in_and_any_other_neither() {
+        let (old, new, other) = ([1; 32], [2; 32], [3; 32]);
+        let cases: [(&[[u8; 32]], &[[u8; 32]], bool); 6] = [
+            (&[old], &[old], true),
+            (&[old, new], &[new, old], true),
+            (&[old], &[old, new], true),
+            (&[old], &[new, old], false), // the listener proves a key that the dialer does not know yet
+            (&[old], &[other], false),
+            (&[[0; 32]], &[old], false),
+        ];
+        for (n, (ours, theirs, welcome)) in cases.into_iter().enumerate() {
+            let (a, b) = meet(proofs(Role::Dialer, 1, ours), proofs(Role::Listener, 1, theirs)).await;
+            assert_eq!((a.is_ok(), b.is_ok()), (welcome, welcome), "case {n}: {a:?} {b:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_proof_is_worth_nothing_in_another_session_or_sent_back() {
+        let key = [[1; 32]];
+        let (a, b) = meet(proofs(Role::Dialer, 1, &key), proofs(Role::Listener, 2, &key)).await;
+        assert!(a.is_err() && b.is_err(), "relayed");
+        // A mirror: both ends say what a dialer says.
+        let (a, b) = meet(proofs(Role::Dialer, 1, &key), proofs(Role::Dialer, 1, &key)).await;
+        assert!(a.is_err() && b.is_err(), "reflected");
+    }
+}

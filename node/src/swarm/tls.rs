@@ -294,3 +294,62 @@ impl ClientCertVerifier for Verifier {
         Self::schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use libp2p::tls as stock;
+    use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
+
+    use super::*;
+
+    type Pipe = Compat<tokio::io::DuplexStream>;
+
+    fn pipe() -> (Pipe, Pipe) {
+        let (a, b) = tokio::io::duplex(1 << 16);
+        (a.compat(), b.compat())
+    }
+
+    fn ours(identity: &Keypair, keys: &[[u8; 32]]) -> Tls {
+        Tls::new(identity, keys.into(), Arc::default()).expect("the identity is sound")
+    }
+
+    #[tokio::test]
+    async fn both_ends_learn_whom_they_speak_to_and_agree_on_aes_128_gcm() {
+        let (us, them) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
+        let (a, b) = pipe();
+        let (dialer, listener) = (ours(&us, &[[1; 32]]), ours(&them, &[[2; 32], [1; 32]]));
+        // The listener proves a key that the dialer does not have.
+        let (dialed, heard) =
+            tokio::join!(dialer.clone().upgrade_outbound(a, ""), listener.clone().upgrade_inbound(b, ""));
+        assert!(matches!(dialed, Err(TlsError::Proof(ProofError::WrongKey))));
+        assert!(heard.is_err());
+
+        let (a, b) = pipe();
+        let listener = ours(&them, &[[1; 32], [2; 32]]);
+        let (dialed, heard) = tokio::join!(dialer.upgrade_outbound(a, ""), listener.upgrade_inbound(b, ""));
+        let ((peer, stream), (caller, _)) = (dialed.expect("it is let in"), heard.expect("it lets in"));
+        assert_eq!((peer, caller), (them.public().to_peer_id(), us.public().to_peer_id()));
+        let suite = stream.get_ref().get_ref().1.negotiated_cipher_suite().expect("TLS is up");
+        assert_eq!(suite.suite(), rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    }
+
+    /// The handshake is that of the specification; what a stock peer lacks is the cluster key.
+    #[tokio::test]
+    async fn stock_libp2p_shakes_hands_and_is_then_cut_off() {
+        let (us, them) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
+        let theirs = stock::Config::new(&them).expect("the identity is sound");
+
+        let (a, b) = pipe();
+        let dial = theirs.clone().upgrade_outbound(a, "").map(|dialed| dialed.expect("TLS is up").0);
+        let (peer, heard) = tokio::join!(dial, ours(&us, &[[0; 32]]).upgrade_inbound(b, ""));
+        assert_eq!(peer, us.public().to_peer_id());
+        assert!(matches!(heard, Err(TlsError::Proof(ProofError::Io(_)))));
+
+        let (a, b) = pipe();
+        let listen = theirs.upgrade_inbound(b, "").map(|heard| heard.expect("TLS is up").0);
+        let (dialed, caller) = tokio::join!(ours(&us, &[[0; 32]]).upgrade_outbound(a, ""), listen);
+        assert_eq!(caller, us.public().to_peer_id());
+        assert!(matches!(dialed, Err(TlsError::Proof(ProofError::Io(_)))));
+    }
+}

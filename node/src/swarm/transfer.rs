@@ -436,3 +436,6 @@ async fn answer_held(ids: Vec<ChunkId>, server: &Server) -> Reply {
         Err(refusal) => refusal.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;
