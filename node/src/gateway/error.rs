@@ -156,6 +156,7 @@ impl Failure {
     }
 
     /// The stable name.
+    #[cfg(test)]
     pub fn kind(&self) -> &str {
         &self.problem.kind
     }
