@@ -87,7 +87,8 @@ async fn store(
     let name = names::parse(&format!("{prefix}{given}"))?;
     let content_type = part.content_type().map(ToString::to_string).filter(|t| headers::is_media_type(t));
     let request = PutRequest { name, durability, precondition: Precondition::None, content_type };
-    let body: Body = Box::pin(Part { field: part, unparsed: Arc::clone(unparsed), ended: false });
+    let body: Body =
+        Box::pin(Part { field: part, unparsed: Arc::clone(unparsed), rest: Bytes::new(), ended: false });
     let files = Arc::clone(&shared.files);
     shared.write(async move { files.put(request, body).await }).await
 }
@@ -113,6 +114,7 @@ fn body_error(error: multer::Error) -> BodyError {
 struct Part {
     field: Field<'static>,
     unparsed: Arc<AtomicUsize>,
+    rest: Bytes,
     ended: bool,
 }
 
@@ -123,10 +125,19 @@ impl Stream for Part {
         if self.ended {
             return Poll::Ready(None);
         }
-        let next = ready!(Pin::new(&mut self.field).poll_next(cx));
-        self.unparsed.store(0, Ordering::Relaxed);
-        self.ended = !matches!(next, Some(Ok(_)));
-        Poll::Ready(next.map(|piece| piece.map_err(body_error)))
+        while self.rest.is_empty() {
+            let next = ready!(Pin::new(&mut self.field).poll_next(cx));
+            self.unparsed.store(0, Ordering::Relaxed);
+            match next {
+                Some(Ok(bytes)) => self.rest = bytes,
+                other => {
+                    self.ended = true;
+                    return Poll::Ready(other.map(|piece| piece.map_err(body_error)));
+                }
+            }
+        }
+        let piece = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(self.rest.split_to(piece))))
     }
 }
 

@@ -3,8 +3,6 @@
 //! Routing, the `Allow` header and the labels of metrics read the same table. The raw path is
 //! split here and decoded by whoever knows what its rest means.
 
-use warp::http::Method;
-
 /// What a path asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -112,11 +110,6 @@ impl Route {
             | Self::Ring
             | Self::Status => "GET, HEAD",
         }
-    }
-
-    /// Whether it takes `method`.
-    pub fn takes(self, method: &Method) -> bool {
-        self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }
 
     /// Whether it answers without a token, whatever is configured: it tells nothing of the files.
