@@ -1,1 +1,11 @@
-//! x
+//! Simulations and cluster tests of KeplerFS.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`sim`] | a cluster under a virtual clock, network and disk, from one seed |
+//! | [`history`] | what clients saw, as lines of JSON, and the checker that judges it |
+//!
+//! Without the feature `cluster` this crate needs `kepler-protocol` alone and builds in seconds.
+
+pub mod history;
+pub mod sim;
