@@ -1,1 +1,13 @@
-//! Under construction.
+//! A cluster under a virtual clock, network and disk, from one seed.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`clock_heap`] | virtual time, the events to come, the trace |
+//! | [`rng`] | a generator for each part of a run |
+//! | [`network`] | what becomes of a message |
+//! | [`disk`] | chunk files: durable image and page cache |
+
+pub mod clock_heap;
+pub mod disk;
+pub mod network;
+pub mod rng;
