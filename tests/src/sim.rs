@@ -7,7 +7,13 @@
 //! | [`network`] | what becomes of a message |
 //! | [`disk`] | chunk files: durable image and page cache |
 
+pub mod client;
 pub mod clock_heap;
 pub mod disk;
+pub mod faults;
+pub mod invariants;
 pub mod network;
+pub mod process;
 pub mod rng;
+pub mod run;
+pub mod world;
