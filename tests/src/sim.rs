@@ -17,3 +17,6 @@ pub mod process;
 pub mod rng;
 pub mod run;
 pub mod world;
+
+#[cfg(test)]
+mod toy;

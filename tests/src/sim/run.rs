@@ -102,6 +102,8 @@ pub struct Report {
     pub simulated: Duration,
     /// Faults injected.
     pub faults: u64,
+    /// Messages lost, cut off or doubled.
+    pub disturbed: u64,
     /// Operations that ended ok, failed, or nobody knows.
     pub operations: [u64; 3],
     /// Datagrams and stream messages.
@@ -119,6 +121,7 @@ impl Report {
         self.simulated += other.simulated;
         self.faults += other.faults;
         self.messages += other.messages;
+        self.disturbed += other.disturbed;
         self.events += other.events;
         for (sum, more) in self.operations.iter_mut().zip(other.operations) {
             *sum += more;
@@ -133,10 +136,11 @@ impl fmt::Display for Report {
         write!(
             f,
             "{hours:.2} h simulated, {} faults, {} operations ({ok} ok, {fail} failed, {unknown} unknown), \
-             {} messages, {} events, {} violations",
+             {} messages ({} lost or doubled), {} events, {} violations",
             self.faults,
             ok + fail + unknown,
             self.messages,
+            self.disturbed,
             self.events,
             self.violations.len(),
         )
@@ -356,7 +360,8 @@ impl<P: Process> Run<P> {
             trace: self.world.trace.value(),
             state: state.value(),
             simulated: self.world.now().since(Instant::ZERO),
-            faults: self.injected + traffic.lost + traffic.doubled,
+            faults: self.injected,
+            disturbed: traffic.lost + traffic.doubled,
             operations: self.clients.ended,
             messages: traffic.datagrams + traffic.messages,
             events: self.world.counts.events,
