@@ -1,5 +1,14 @@
 //! The roster: the numbered list of members over which names are voted.
 
+mod admission;
+pub mod council;
+mod floor;
+pub mod message;
+mod paxos;
+mod readiness;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -1,0 +1,165 @@
+//! Admission: which changes of the roster this node agrees with, by what it has heard itself.
+//!
+//! Newcomers join; a member is bound anew by its own key, or by another once it is dead; who left,
+//! who is dead for long enough and whom an operator forgets is removed. Nobody agrees to the
+//! removal as dead of a member heard from within that time, nor to forget one it sees alive. All
+//! times are this process's running time: a restart counts from its start.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::message::{Change, MAX_MEMBERS, Reason};
+use super::{DatabaseId, Entry, Roster};
+use crate::node_id::NodeId;
+use crate::time::Instant;
+use crate::view::{State, View};
+
+/// The longest quiet that a blank node waits for before it takes over the id of a dead member.
+const TAKEOVER_QUIET: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Seen {
+    state: State,
+    key: [u8; 32],
+    /// When it was last seen in a state that is no end.
+    live_at: Instant,
+}
+
+/// Who was heard from, directly and by gossip.
+#[derive(Debug)]
+pub(super) struct Presence {
+    me: NodeId,
+    opened: Instant,
+    heard: BTreeMap<NodeId, (DatabaseId, Instant)>,
+    view: BTreeMap<NodeId, Seen>,
+}
+
+const fn is_live(state: State) -> bool {
+    !matches!(state, State::Dead | State::Left)
+}
+
+impl Presence {
+    pub const fn new(me: NodeId, now: Instant) -> Self {
+        Self { me, opened: now, heard: BTreeMap::new(), view: BTreeMap::new() }
+    }
+
+    /// Something came directly from `node`, speaking for `database`.
+    pub fn handle_heard(&mut self, now: Instant, node: NodeId, database: DatabaseId) {
+        self.heard.insert(node, (database, now));
+    }
+
+    /// Gossip's view changed.
+    pub fn handle_view(&mut self, now: Instant, view: &View) {
+        let mut next = BTreeMap::new();
+        for member in view.members().take(4 * MAX_MEMBERS) {
+            let (state, key) = (member.state, member.metadata.key);
+            let live_at = match self.view.get(&member.id) {
+                // It was live until it turned, as far as this node knows.
+                Some(before) if !is_live(state) && !is_live(before.state) => before.live_at,
+                Some(_) => now,
+                None if is_live(state) => now,
+                None => self.opened,
+            };
+            next.insert(member.id, Seen { state, key, live_at });
+        }
+        self.view = next;
+    }
+
+    /// Forgets having heard from those not in `keep`.
+    pub fn retain(&mut self, keep: impl Fn(&NodeId) -> bool) {
+        self.heard.retain(|id, _| keep(id));
+    }
+
+    /// Whom gossip shows in a state in which asking makes sense, this node excluded.
+    pub fn reachable(&self) -> impl Iterator<Item = NodeId> {
+        self.view.iter().filter(|(id, seen)| is_live(seen.state) && **id != self.me).map(|(id, _)| *id)
+    }
+
+    /// Whether gossip shows this node on its way out.
+    pub fn leaving(&self) -> bool {
+        self.view.get(&self.me).is_some_and(|seen| matches!(seen.state, State::Leaving | State::Left))
+    }
+
+    /// Whether gossip shows the member with its own key and, as far as known, its own database.
+    pub fn sees_live(&self, node: &NodeId, entry: &Entry) -> bool {
+        let other_database = self.heard.get(node).is_some_and(|(database, _)| *database != entry.database);
+        *node == self.me
+            || !other_database
+                && self.view.get(node).is_some_and(|seen| is_live(seen.state) && seen.key == entry.key)
+    }
+
+    /// Whether the member itself said that it left.
+    pub fn has_left(&self, node: &NodeId, entry: &Entry) -> bool {
+        self.view.get(node).is_some_and(|seen| seen.state == State::Left && seen.key == entry.key)
+    }
+
+    /// For how long nothing was heard of the member as the roster binds it.
+    pub fn silent_for(&self, now: Instant, node: &NodeId, entry: &Entry) -> Duration {
+        if self.sees_live(node, entry) {
+            return Duration::ZERO;
+        }
+        let mut last = self.opened;
+        if let Some((database, at)) = self.heard.get(node)
+            && *database == entry.database
+        {
+            last = last.max(*at);
+        }
+        if let Some(seen) = self.view.get(node)
+            && seen.key == entry.key
+        {
+            last = last.max(seen.live_at);
+        }
+        now.since(last)
+    }
+
+    /// Whether this node agrees that `change` should follow `roster`, else why not.
+    pub fn judge(
+        &self,
+        now: Instant,
+        roster: &Roster,
+        change: &Change,
+        forget_after: Duration,
+    ) -> Result<(), String> {
+        let node = change.node;
+        let bound = roster.members.get(&node);
+        match (&change.entry, bound, change.reason) {
+            (Some(_), None, Reason::Admitted) if roster.members.len() >= MAX_MEMBERS => {
+                Err(format!("the roster is full: it has {MAX_MEMBERS} members"))
+            }
+            (Some(_), None, Reason::Admitted) => Ok(()),
+            (Some(entry), Some(bound), Reason::Admitted) if entry == bound => {
+                Err(format!("{node} is bound so already"))
+            }
+            (Some(entry), Some(bound), Reason::Admitted) => {
+                let quiet = TAKEOVER_QUIET.min(forget_after / 4);
+                let dead = !self.sees_live(&node, bound)
+                    && self
+                        .heard
+                        .get(&node)
+                        .is_none_or(|(database, at)| *database != bound.database || now.since(*at) >= quiet);
+                if entry.key == bound.key || dead {
+                    Ok(())
+                } else {
+                    Err(format!("the node id {node} is in use by a live member with another identity key"))
+                }
+            }
+            (None, Some(_), _) if roster.members.len() == 1 => {
+                Err("the last member of a roster cannot be removed".into())
+            }
+            (None, Some(bound), Reason::Left) if self.has_left(&node, bound) => Ok(()),
+            (None, Some(bound), Reason::Dead) => {
+                let silent = self.silent_for(now, &node, bound);
+                if silent >= forget_after {
+                    Ok(())
+                } else {
+                    Err(format!("{node} was heard from {} s ago", silent.as_secs()))
+                }
+            }
+            (None, Some(bound), Reason::Forgotten) if self.sees_live(&node, bound) => {
+                Err(format!("{node} is seen alive"))
+            }
+            (None, Some(_), Reason::Forgotten) => Ok(()),
+            _ => Err(format!("{node} is no member, or has not said that it left")),
+        }
+    }
+}
