@@ -138,3 +138,87 @@ impl View {
         &self.ring
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL_STATES: [State; 6] =
+        [State::Joining, State::Alive, State::Suspect, State::Dead, State::Leaving, State::Left];
+
+    fn member(id: &str, state: State) -> Member {
+        let metadata = Metadata {
+            key: [7; 32],
+            addr: [127, 0, 0, 1].into(),
+            gossip_port: 4000,
+            transfer_port: 4001,
+            http_port: 4002,
+            zone: None,
+            capacity: 1 << 30,
+            version: "0.1.0".into(),
+        };
+        Member { id: id.parse().unwrap(), state, incarnation: 1, metadata }
+    }
+
+    #[test]
+    fn only_members_that_are_alive_or_suspect_own_chunks() {
+        let members = ALL_STATES.map(|state| member(&format!("{state:?}").to_lowercase(), state));
+        let view = View::new(3, 1 << 30, members);
+        assert_eq!((view.epoch(), view.members().count()), (3, 6));
+        let owners: Vec<String> = view.ring().nodes().map(|node| node.to_string()).collect();
+        assert_eq!(owners, ["alive", "suspect"]);
+        assert_eq!(view.ring().owners(42, 3).len(), 2);
+        assert_eq!(view.member(&"dead".parse().unwrap()).unwrap().state, State::Dead);
+        assert!(view.member(&"unknown".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn a_suspicion_moves_nothing_and_a_death_does() {
+        let view = |state| View::new(1, 1 << 30, [member("a", State::Alive), member("b", state)]);
+        let before = view(State::Alive);
+        assert!(before.ring() == view(State::Suspect).ring());
+        for state in [State::Joining, State::Dead, State::Leaving, State::Left] {
+            assert!(before.ring() != view(state).ring(), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn equal_members_make_equal_rings_in_whatever_order_they_were_learnt() {
+        let mut members: Vec<Member> = (0..9).map(|i| member(&format!("node-{i}"), State::Alive)).collect();
+        let ordered = View::new(1, 1 << 30, members.clone());
+        for seed in 0..10 {
+            fastrand::Rng::with_seed(seed).shuffle(&mut members);
+            let shuffled = View::new(2, 1 << 30, members.clone());
+            assert_eq!(ordered.ring().digest(), shuffled.ring().digest(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn zone_and_capacity_reach_the_ring() {
+        let mut large = member("a", State::Alive);
+        large.metadata.capacity = 2 << 30;
+        let view = View::new(1, 1 << 30, [large, member("b", State::Alive)]);
+        assert_eq!(view.ring().tokens().count(), 1024 + 512);
+        let mut zoned = [member("a", State::Alive), member("b", State::Alive), member("c", State::Alive)];
+        zoned[0].metadata.zone = Some("eu".into());
+        zoned[1].metadata.zone = Some("eu".into());
+        let view = View::new(1, 1 << 30, zoned);
+        let c = "c".parse().unwrap();
+        assert!((0..100).all(|key: u64| view.ring().is_owner(key << 57, 2, &c)), "the other zone");
+    }
+
+    #[test]
+    fn states_and_metadata_survive_encoding_and_ignore_what_they_do_not_know() {
+        for state in ALL_STATES {
+            assert_eq!(minicbor::decode::<State>(&minicbor::to_vec(state).unwrap()).unwrap(), state);
+        }
+        let metadata = member("a", State::Alive).metadata;
+        let mut bytes = minicbor::to_vec(&metadata).unwrap();
+        assert_eq!(minicbor::decode::<Metadata>(&bytes).unwrap(), metadata);
+        // One field more in the map: 99 => true.
+        assert_eq!(bytes[0] & 0xe0, 0xa0);
+        bytes[0] += 1;
+        bytes.extend([0x18, 99, 0xf5]);
+        assert_eq!(minicbor::decode::<Metadata>(&bytes).unwrap(), metadata);
+    }
+}
