@@ -29,6 +29,8 @@ pub struct Link {
     pub duplication: u32,
     /// Messages held back for up to ten seconds.
     pub delay: u32,
+    /// Datagrams after which an attacker sends something like them.
+    pub forged: u32,
     /// Bytes a second; messages queue behind one another.
     pub bandwidth: u64,
     /// Whether datagrams pass.
@@ -45,6 +47,7 @@ impl Default for Link {
             loss: 0,
             duplication: 0,
             delay: 0,
+            forged: 0,
             bandwidth: 100_000_000,
             datagrams: true,
             streams: true,

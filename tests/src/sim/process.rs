@@ -244,6 +244,10 @@ pub trait Process: Sized + 'static {
     fn commit_time(&self, durable: &Self::Durable) -> Duration;
     /// Whether it serves clients; else why not.
     fn ready(&self) -> Result<(), String>;
+    /// A fingerprint of what it believes of the members: states and incarnations.
+    fn membership(&self) -> u64 {
+        0
+    }
     /// N, as its roster has it.
     fn replicas(&self) -> usize;
 }

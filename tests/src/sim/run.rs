@@ -46,7 +46,7 @@ impl Options {
             chaos: Duration::from_secs(90),
             budget: Budget::default(),
             workload: Workload::default(),
-            usual: Link::default(),
+            usual: Link { forged: 10_000, ..Link::default() },
             clocks: 0,
         }
     }
@@ -104,6 +104,8 @@ pub struct Report {
     pub faults: u64,
     /// Messages lost, cut off or doubled.
     pub disturbed: u64,
+    /// Forged datagrams delivered.
+    pub forged: u64,
     /// Operations that ended ok, failed, or nobody knows.
     pub operations: [u64; 3],
     /// Datagrams and stream messages.
@@ -122,6 +124,7 @@ impl Report {
         self.faults += other.faults;
         self.messages += other.messages;
         self.disturbed += other.disturbed;
+        self.forged += other.forged;
         self.events += other.events;
         for (sum, more) in self.operations.iter_mut().zip(other.operations) {
             *sum += more;
@@ -136,11 +139,12 @@ impl fmt::Display for Report {
         write!(
             f,
             "{hours:.2} h simulated, {} faults, {} operations ({ok} ok, {fail} failed, {unknown} unknown), \
-             {} messages ({} lost or doubled), {} events, {} violations",
+             {} messages ({} lost or doubled), {} forged, {} events, {} violations",
             self.faults,
             ok + fail + unknown,
             self.messages,
             self.disturbed,
+            self.forged,
             self.events,
             self.violations.len(),
         )
@@ -362,6 +366,7 @@ impl<P: Process> Run<P> {
             simulated: self.world.now().since(Instant::ZERO),
             faults: self.injected,
             disturbed: traffic.lost + traffic.doubled,
+            forged: self.world.counts.forged,
             operations: self.clients.ended,
             messages: traffic.datagrams + traffic.messages,
             events: self.world.counts.events,
@@ -420,6 +425,10 @@ impl<P: Process> Run<P> {
                 Happening::Stepped(place) => self.stepped(place),
                 Happening::Answered { operation, place, answer } => self.answered(operation, place, &answer),
                 Happening::Broken { operation } => self.clients.broken(operation, self.world.now()),
+                Happening::Tampered { place, forgery } => {
+                    let detail = format!("n{place} believed a datagram that was {forgery:?}");
+                    self.ledger.violations.push(self.violation("I19", detail));
+                }
                 Happening::Stopped(place) => {
                     let at = self.world.now() + Duration::from_secs(1);
                     self.world.mark(at, RESTART + place as u64);

@@ -26,10 +26,24 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(40);
 enum Event<P: Process> {
     Deliver { to: Place, run: Option<u64>, input: Input<P> },
     Answered { from: Place, to: Place, run: u64, id: u64, response: Option<P::Response> },
+    Forged { to: Place, from: Place, bytes: Vec<u8>, forgery: Forgery },
     Effect { from: Place, run: u64, output: Output<P> },
     Wake { place: Place, run: u64, at: Instant },
     Impatient { operation: u64 },
     Mark(u64),
+}
+
+/// What was done to a datagram that somebody overheard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgery {
+    /// A bit was flipped.
+    Altered,
+    /// It came once more, later.
+    Replayed,
+    /// It went back to whoever sent it.
+    Reflected,
+    /// It was made of nothing.
+    Garbage,
 }
 
 /// A node: its disk, and its process while it runs.
@@ -79,6 +93,13 @@ pub enum Happening {
     },
     /// A mark set by [`World::mark`] was reached.
     Mark(u64),
+    /// A forged datagram changed what a process believes of the members.
+    Tampered {
+        /// Who believed it.
+        place: Place,
+        /// What was done.
+        forgery: Forgery,
+    },
     /// A process could not make a step durable and is gone.
     Stopped(Place),
 }
@@ -90,6 +111,8 @@ pub struct Counts {
     pub events: u64,
     /// Steps made by processes.
     pub steps: u64,
+    /// Forged datagrams delivered.
+    pub forged: u64,
 }
 
 /// A cluster.
@@ -112,6 +135,7 @@ pub struct World<P: Process> {
     next_token: u64,
     happenings: VecDeque<Happening>,
     random: fastrand::Rng,
+    attacker: fastrand::Rng,
 }
 
 impl<P: Process> World<P> {
@@ -145,6 +169,7 @@ impl<P: Process> World<P> {
             next_token: 0,
             happenings: VecDeque::new(),
             random: rng::stream(seed, "world", 0),
+            attacker: rng::stream(seed, "attacker", 0),
         }
     }
 
@@ -258,10 +283,23 @@ impl<P: Process> World<P> {
         );
     }
 
-    /// Injects a datagram as if `from` had sent it.
-    pub fn inject(&mut self, from: Place, to: Place, bytes: Vec<u8>) {
-        let input = Input::Datagram { from, bytes };
-        self.heap.after(Duration::from_micros(100), Event::Deliver { to, run: None, input });
+    /// An attacker who overhears a datagram that arrived at `arrived` sends something like it.
+    fn forge(&mut self, from: Place, to: Place, arrived: Instant, bytes: &[u8]) {
+        let forgeries = [Forgery::Altered, Forgery::Replayed, Forgery::Reflected, Forgery::Garbage];
+        let forgery = forgeries[self.attacker.usize(0..forgeries.len())];
+        let mut bytes = bytes.to_vec();
+        let (mut from, mut to) = (from, to);
+        match forgery {
+            Forgery::Altered if !bytes.is_empty() => {
+                let at = self.attacker.usize(0..bytes.len());
+                bytes[at] ^= 1 << self.attacker.u8(0..8);
+            }
+            Forgery::Garbage => bytes.iter_mut().for_each(|byte| *byte = self.attacker.u8(..)),
+            Forgery::Reflected => std::mem::swap(&mut from, &mut to),
+            Forgery::Altered | Forgery::Replayed => {}
+        }
+        let at = arrived + Duration::from_millis(self.attacker.u64(1..20_000));
+        self.heap.at(at, Event::Forged { to, from, bytes, forgery });
     }
 
     /// The next thing that happens not later than `until`.
@@ -289,6 +327,17 @@ impl<P: Process> World<P> {
                 // A deadline is told once; an answer as often as it comes.
                 if run == self.nodes[to].run && (first || response.is_some()) {
                     self.deliver(to, Input::Response { from, id, response });
+                }
+            }
+            Event::Forged { to, from, bytes, forgery } => {
+                if !self.is_responsive(to) {
+                    return;
+                }
+                self.counts.forged += 1;
+                let before = self.nodes[to].process.as_ref().map(P::membership);
+                self.deliver(to, Input::Datagram { from, bytes });
+                if before != self.nodes[to].process.as_ref().map(P::membership) {
+                    self.happenings.push_back(Happening::Tampered { place: to, forgery });
                 }
             }
             Event::Effect { from, run, output } => {
@@ -360,7 +409,14 @@ impl<P: Process> World<P> {
         let now = self.now();
         match output {
             Output::Datagram { to, bytes } => {
-                for at in self.network.datagram(now, from, to, bytes.len()) {
+                let forged = self.network.link(from, to).forged;
+                let arrivals = self.network.datagram(now, from, to, bytes.len());
+                if let Some(last) = arrivals.iter().max()
+                    && rng::chance(&mut self.attacker, forged)
+                {
+                    self.forge(from, to, *last, &bytes);
+                }
+                for at in arrivals {
                     let input = Input::Datagram { from, bytes: bytes.clone() };
                     self.heap.at(at, Event::Deliver { to, run: None, input });
                 }
