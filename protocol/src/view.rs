@@ -118,6 +118,12 @@ impl View {
         Self { epoch, members, ring }
     }
 
+    /// A snapshot in which nobody owns anything: the cluster's constants are not known yet.
+    pub fn without_ring(epoch: u64, members: impl IntoIterator<Item = Member>) -> Self {
+        let members = members.into_iter().map(|m| (m.id, m)).collect();
+        Self { epoch, members, ring: Ring::default() }
+    }
+
     /// Counts views of one process; a later view has a greater epoch.
     pub const fn epoch(&self) -> u64 {
         self.epoch
