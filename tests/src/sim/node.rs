@@ -5,10 +5,12 @@
 //! that fails takes the process with it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kepler_protocol::api::Durability;
-use kepler_protocol::catalog::command::{Command, CommandId, Consistency, Outcome, Precondition};
+use kepler_protocol::catalog::command::{Command, CommandId, Consistency, Outcome};
 use kepler_protocol::catalog::electorate::{Electorate, HomeList};
 use kepler_protocol::catalog::memory::MemoryStorage;
 use kepler_protocol::catalog::storage::{Storage, StorageError};
@@ -20,11 +22,14 @@ use kepler_protocol::quorum::{self, Placement};
 use kepler_protocol::ring::Ring;
 use kepler_protocol::roster::council::{self, Council, Founding, Peer};
 use kepler_protocol::roster::{ClusterId, DatabaseId, message as roster_message};
+use kepler_protocol::swim::{self, Swim};
 use kepler_protocol::time::Instant;
+use kepler_protocol::view::Metadata;
+use kepler_protocol::wire::seal::KeyRing;
 use kepler_protocol::version::{Content, Dot, Version};
 
+use super::clock_heap::Trace;
 use super::disk::{Data, Disk};
-use super::gossip::Gossip;
 use super::network::Place;
 use super::process::{Answer, Ask, Broken, Clocks, Durable, Input, Output, Process, Seat};
 use super::rng;
@@ -64,7 +69,10 @@ pub struct Room {
     db: MemoryStorage,
     backup: MemoryStorage,
     disk: Disk,
-    key: [u8; 32],
+    secret: [u8; 32],
+    /// Kept with the identity, so that it outlives the database.
+    epoch: u64,
+    peers: Vec<Arc<swim::Record>>,
     commit: Duration,
     fails: bool,
     stored: Vec<Version>,
@@ -111,6 +119,7 @@ impl Durable for Room {
 
     fn lose_database(&mut self) {
         self.db = MemoryStorage::new();
+        self.peers.clear();
     }
 
     fn fail_commit(&mut self) {
@@ -149,6 +158,10 @@ pub enum Question {
     Catalog(Vec<u8>),
     /// To the store: keep this chunk.
     Store(ChunkId),
+    /// To membership: are you there?
+    Probe,
+    /// To membership: what I know; what do you?
+    Exchange(Vec<u8>),
 }
 
 /// An answer to a peer.
@@ -160,6 +173,10 @@ pub enum Reply {
     Catalog(Vec<u8>),
     /// From the store: whether the chunk is durable.
     Stored(bool),
+    /// From membership: yes.
+    Here,
+    /// From membership.
+    Exchanged(Vec<u8>),
 }
 
 /// What a request was sent for.
@@ -168,6 +185,8 @@ enum Sent {
     Council(roster_message::RequestId),
     Catalog(u64),
     Store(u64),
+    Probe(u64),
+    Exchange,
 }
 
 /// What is placed, and for whom.
@@ -190,10 +209,11 @@ enum Issued {
 pub struct Node {
     setup: Setup,
     seat: Seat,
-    key: [u8; 32],
     council: Council,
     catalog: Catalog,
-    gossip: Gossip,
+    swim: Swim,
+    views: u64,
+    stale: bool,
     ring: Ring,
     roster_ring: (u64, Ring),
     sent: BTreeMap<u64, Sent>,
@@ -243,6 +263,9 @@ const SWEEP: Duration = Duration::from_secs(3);
 
 /// How long a council waits for an answer.
 const COUNCIL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long membership waits for an answer over a stream.
+const PROBE_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Requests whose late answers are still told apart.
 const REMEMBERED: u64 = 4096;
@@ -399,14 +422,8 @@ impl Node {
         self.council.advance(now);
         match input {
             Input::Client { operation, ask } => self.client(room, clocks, operation, ask)?,
-            Input::Datagram { bytes, .. } => {
-                if let Some(heard) = self.gossip.handle_datagram(now, &bytes) {
-                    let from = heard.node;
-                    if let Some((number, database, mark)) = heard.roster {
-                        self.council.handle_announcement(&mut room.db, now, from, number, database, mark)?;
-                        self.catalog.handle_announcement(now, from, database, heard.seen);
-                    }
-                }
+            Input::Datagram { from, bytes } => {
+                self.swim.handle_datagram(now, address(from), &bytes);
             }
             Input::Request { from, token, request } => {
                 let node = self.seat.ids[from];
@@ -415,10 +432,19 @@ impl Node {
                         let response = Reply::Stored(room.keep(chunk, !self.setup.no_folder_sync));
                         self.outputs.push_back(Output::Response { token, response });
                     }
+                    Question::Probe => {
+                        self.outputs.push_back(Output::Response { token, response: Reply::Here });
+                    }
+                    Question::Exchange(bytes) => {
+                        if let Ok(answer) = self.swim.handle_exchange_request(now, &bytes) {
+                            let response = Reply::Exchanged(answer);
+                            self.outputs.push_back(Output::Response { token, response });
+                        }
+                    }
                     Question::Council(bytes) => {
                         let request = roster_message::Request::from_bytes(&bytes)
                             .expect("a council sends what a council takes");
-                        let key = self.gossip.key_of(&node).unwrap_or([0; 32]);
+                        let key = self.swim.member(&node).map_or([0; 32], |(_, s)| s.metadata.key);
                         let peer = Peer { node, key };
                         let response = self.council.handle_request(&mut room.db, now, peer, request)?;
                         let response = Reply::Council(response.to_bytes());
@@ -464,10 +490,21 @@ impl Node {
                             self.step_placement(room, now, id);
                         }
                     }
+                    Some(Sent::Probe(probe)) => {
+                        let probe = *probe;
+                        self.swim.handle_stream_probe(now, probe, response.is_some());
+                    }
+                    Some(Sent::Exchange) => {
+                        if let Some(Reply::Exchanged(bytes)) = response {
+                            // Another cluster's answer is refused by the machine: nothing to do.
+                            let _ = self.swim.handle_exchange_response(now, &bytes);
+                        }
+                    }
                     None => {}
                 }
             }
             Input::Timeout => {
+                self.swim.handle_timeout(now);
                 if self.council.poll_timeout() <= now {
                     self.council.handle_timeout(&mut room.db, now)?;
                 }
@@ -526,20 +563,56 @@ impl Node {
                 }
             }
         }
-        let announced = (self.council.number().unwrap_or(0), self.council.database(), self.council.mark());
-        let seen = self.catalog.seen_digest();
-        if self.gossip.announce(now, self.council.standing().is_ok(), announced, seen) {
-            let reference = self.council.constants().map_or(1 << 30, |c| c.reference_capacity);
-            if let Some(view) = self.gossip.view(now, reference) {
-                self.ring = view.ring().clone();
-                self.council.handle_view(&mut room.db, now, &view)?;
-                self.catalog.handle_view(&mut room.db, now, &Electors(&self.council), &view)?;
-                return self.settle(room, clocks);
+        self.membership(room, now)?;
+        if self.stale {
+            self.stale = false;
+            self.views += 1;
+            let view = self.swim.view(self.views);
+            self.ring = view.ring().clone();
+            room.peers = self.swim.members().map(|(_, record)| Arc::clone(record)).collect();
+            self.council.handle_view(&mut room.db, now, &view)?;
+            self.catalog.handle_view(&mut room.db, now, &Electors(&self.council), &view)?;
+            return self.settle(room, clocks);
+        }
+        while let Some(transmit) = self.swim.poll_transmit() {
+            if let Some(to) = place_at(transmit.to).filter(|to| *to < self.seat.ids.len()) {
+                self.outputs.push_back(Output::Datagram { to, bytes: transmit.datagram });
             }
         }
-        for bytes in self.gossip.poll_transmit(now) {
-            for to in (0..self.seat.ids.len()).filter(|to| *to != self.seat.place) {
-                self.outputs.push_back(Output::Datagram { to, bytes: bytes.clone() });
+        Ok(())
+    }
+
+    /// Tells membership what to say, and the others what it heard.
+    fn membership(&mut self, room: &mut Room, now: Instant) -> Result<(), StorageError> {
+        self.swim.set_ready(self.council.standing().is_ok());
+        if let Some(constants) = self.council.constants() {
+            self.swim.set_constants(constants);
+        }
+        self.swim.set_announcement(swim::Announcement {
+            seen_digest: self.catalog.seen_digest(),
+            database: self.council.database(),
+            mark: self.council.mark(),
+            roster: self.council.number().unwrap_or(0),
+        });
+        while let Some(event) = self.swim.poll_event() {
+            match event {
+                swim::Event::MemberChanged { .. } => self.stale = true,
+                swim::Event::Announced { node, announcement } => {
+                    let swim::Announcement { seen_digest, database, mark, roster } = announcement;
+                    self.council.handle_announcement(&mut room.db, now, node, roster, database, mark)?;
+                    self.catalog.handle_announcement(now, node, database, seen_digest);
+                }
+                swim::Event::StreamProbe { target, token } => {
+                    let deadline = now + PROBE_DEADLINE;
+                    self.request(target, Question::Probe, deadline, Sent::Probe(token));
+                }
+                swim::Event::PushPull { to } => {
+                    let payload = self.swim.exchange_payload();
+                    self.request(to, Question::Exchange(payload), now + COUNCIL_DEADLINE, Sent::Exchange);
+                }
+                swim::Event::IdInUse { .. }
+                | swim::Event::Refuted { .. }
+                | swim::Event::ForeignCluster { .. } => {}
             }
         }
         Ok(())
@@ -621,7 +694,9 @@ impl Process for Node {
             db: MemoryStorage::new(),
             backup: MemoryStorage::new(),
             disk: Disk::default(),
-            key: rng::bytes(seat.seed, "identity", Self::unique(seat)),
+            secret: rng::bytes(seat.seed, "identity", Self::unique(seat)),
+            epoch: 0,
+            peers: Vec::new(),
             commit: Duration::from_millis(1),
             fails: false,
             stored: Vec::new(),
@@ -631,6 +706,9 @@ impl Process for Node {
     fn start(setup: &Setup, seat: Seat, room: &mut Room, clocks: Clocks) -> Result<Self, Broken> {
         let unique = Self::unique(&seat);
         room.fails = false;
+        room.epoch += 1;
+        let identity = swim::SigningKey::from_bytes(&room.secret);
+        let key = identity.verifying_key().to_bytes();
         room.db.begin();
         let founding = if seat.place == 0 && seat.run == 1 {
             Founding::Found { cluster: ClusterId(id16(seat.seed, "cluster", 0)) }
@@ -639,7 +717,7 @@ impl Process for Node {
         };
         let council = council::Config {
             node: seat.id,
-            key: room.key,
+            key,
             zone: None,
             capacity: 1 << 30,
             replication_factor: setup.replication_factor,
@@ -656,13 +734,36 @@ impl Process for Node {
         let generation = rng::word(seat.seed, "generation", unique);
         let catalog =
             Catalog::open(config, &mut room.db, clocks.now, seed, generation).map_err(|_| Broken)?;
-        let gossip = Gossip::new(seat.id, room.key, clocks.now);
+        let founder = seat.place == 0 && seat.run == 1;
+        let seeds = if founder { vec![] } else { (0..2).filter(|p| *p != seat.place).map(address).collect() };
+        let swim = swim::Config {
+            id: seat.id,
+            identity,
+            metadata: Metadata {
+                key,
+                addr: address(seat.place).ip(),
+                gossip_port: GOSSIP_PORT,
+                transfer_port: 5000,
+                http_port: 3000,
+                zone: None,
+                capacity: 1 << 30,
+                version: String::new(),
+            },
+            keys: KeyRing::open_to_all(),
+            epoch: room.epoch,
+            period: Duration::from_millis(500),
+            seeds,
+            peers: room.peers.clone(),
+            constants: council.constants(),
+        };
+        let swim = Swim::new(clocks.now, swim, rng::stream(seat.seed, "swim", unique));
         let mut node = Self {
             setup: *setup,
-            key: room.key,
             council,
             catalog,
-            gossip,
+            swim,
+            views: 0,
+            stale: true,
             ring: Ring::default(),
             roster_ring: (u64::MAX, Ring::default()),
             sent: BTreeMap::new(),
@@ -705,9 +806,9 @@ impl Process for Node {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let placements = self.placements.values().filter_map(|(_, p, _)| p.poll_timeout());
-        let machines = [Some(self.council.poll_timeout()), self.catalog.poll_timeout()];
-        let own = [self.next_sweep, self.gossip.poll_timeout()];
-        placements.chain(machines.into_iter().flatten()).chain(own).min()
+        let council = Some(self.council.poll_timeout());
+        let machines = [council, self.catalog.poll_timeout(), self.swim.poll_timeout()];
+        placements.chain(machines.into_iter().flatten()).chain([self.next_sweep]).min()
     }
 
     fn commit_time(&self, room: &Room) -> Duration {
@@ -718,12 +819,34 @@ impl Process for Node {
         self.council.standing()
     }
 
+    fn membership(&self) -> u64 {
+        let mut members = Trace::default();
+        for (state, record) in self.swim.members() {
+            let statement = record.statement();
+            members.mix_bytes(statement.id.as_str().as_bytes());
+            members.mix(statement.incarnation);
+            members.mix(state as u64);
+        }
+        members.value()
+    }
+
     fn replicas(&self) -> usize {
         self.council.replicas()
     }
 }
 
-/// Whether a precondition asks for anything.
-pub const fn is_conditional(precondition: Precondition) -> bool {
-    !matches!(precondition, Precondition::None)
+const GOSSIP_PORT: u16 = 4000;
+
+fn address(place: Place) -> SocketAddr {
+    SocketAddr::from(([10, 0, (place >> 8) as u8, place as u8], GOSSIP_PORT))
+}
+
+fn place_at(address: SocketAddr) -> Option<Place> {
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            let [ten, _, high, low] = ip.octets();
+            (ten == 10).then_some(usize::from(high) << 8 | usize::from(low))
+        }
+        IpAddr::V6(_) => None,
+    }
 }
