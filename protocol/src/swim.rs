@@ -44,6 +44,7 @@ use crate::wire::gossip::{MAX_INCARNATION, Update};
 use crate::wire::seal::{KeyRing, Sealer};
 use broadcast::{Broadcasts, Subject};
 pub use config::Config;
+pub use ed25519_dalek::SigningKey;
 use health::Health;
 use member::{Member, Members, Slot};
 use probe::Probes;

@@ -61,7 +61,7 @@ impl Swim {
         let Some(session) = self.members.session_mut(slot).and_then(|m| m.session.as_mut()) else {
             return Standing::Stranger;
         };
-        if session.epoch == header.epoch {
+        if (session.epoch, session.salt) == (header.epoch, header.salt) {
             if !session.window.accept(header.counter) {
                 return Standing::Replayed;
             }
@@ -113,6 +113,7 @@ impl Swim {
         window.accept(header.counter);
         let session = Session {
             epoch: header.epoch,
+            salt: header.salt,
             window,
             heard: now,
             answered: now,
@@ -125,7 +126,9 @@ impl Swim {
             m.session = Some(Box::new(session));
             m.unheard = false;
         });
-        if let Some(stash) = self.challenges.release(now, &sender, header.epoch, header.counter) {
+        if let Some(stash) =
+            self.challenges.release(now, &sender, (header.epoch, header.salt), header.counter)
+        {
             self.note_packet(slot, stash.counter, stash.announcement, stash.health);
             if let Some(session) = self.members.session_mut(slot).and_then(|m| m.session.as_mut()) {
                 session.window.accept(stash.counter);
@@ -152,7 +155,7 @@ impl Swim {
         packet: Packet,
         updates: Vec<Update>,
     ) {
-        let numbers = (header.epoch, header.counter);
+        let numbers = ((header.epoch, header.salt), header.counter);
         let sender = header.sender;
         if !self.challenges.keep(now, sender, numbers, (packet.announcement, packet.health), updates) {
             return;

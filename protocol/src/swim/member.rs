@@ -27,6 +27,7 @@ pub(super) struct Accused {
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     pub epoch: u64,
+    pub salt: u64,
     pub window: Window,
     /// When a datagram of it was accepted last.
     pub heard: Instant,

@@ -91,7 +91,7 @@ impl Nonces {
 /// A stranger's datagram, kept until it proves to be fresh.
 #[derive(Debug)]
 pub(super) struct Stash {
-    pub epoch: u64,
+    pub process: (u64, u64),
     pub counter: u64,
     pub announcement: Option<Announcement>,
     pub health: u8,
@@ -112,7 +112,7 @@ impl Challenges {
         &mut self,
         now: Instant,
         sender: NodeId,
-        (epoch, counter): (u64, u64),
+        (process, counter): ((u64, u64), u64),
         (announcement, health): (Option<Announcement>, u8),
         updates: Vec<Update>,
     ) -> bool {
@@ -129,14 +129,20 @@ impl Challenges {
             }
         }
         self.open
-            .insert(sender, Stash { epoch, counter, announcement, health, updates, at: now, answers: 1 });
+            .insert(sender, Stash { process, counter, announcement, health, updates, at: now, answers: 1 });
         true
     }
 
     /// What was kept of a process that now answered with its datagram number `counter`.
-    pub fn release(&mut self, now: Instant, sender: &NodeId, epoch: u64, counter: u64) -> Option<Stash> {
+    pub fn release(
+        &mut self,
+        now: Instant,
+        sender: &NodeId,
+        process: (u64, u64),
+        counter: u64,
+    ) -> Option<Stash> {
         let stash = self.open.remove(sender)?;
-        let fresh = stash.epoch == epoch
+        let fresh = stash.process == process
             && counter.checked_sub(stash.counter).is_some_and(|gap| (1..=STASH_WINDOW).contains(&gap))
             && now.since(stash.at) < CHALLENGE_LIFE;
         fresh.then_some(stash)

@@ -99,6 +99,8 @@ pub struct Header {
     pub receiver: Option<NodeId>,
     /// The sender's process.
     pub epoch: u64,
+    /// The process's salt: tells two processes apart that run under one name and epoch.
+    pub salt: u64,
     /// The datagram's number within that process, from 1.
     pub counter: u64,
 }
@@ -225,7 +227,7 @@ fn parse_header(datagram: &[u8]) -> Option<(Header, [u8; 8], [u8; NUMBERS], usiz
         bytes.copy_from_slice(&nonce[at..at + 8]);
         u64::from_be_bytes(bytes)
     };
-    let header = Header { sender: sender?, receiver, epoch: number(0), counter: number(8) };
+    let header = Header { sender: sender?, receiver, epoch: number(0), salt: number(16), counter: number(8) };
     Some((header, *key_id, *nonce, datagram.len() - rest.len()))
 }
 
