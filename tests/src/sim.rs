@@ -13,6 +13,7 @@ pub mod disk;
 pub mod faults;
 pub mod invariants;
 pub mod network;
+pub mod node;
 pub mod process;
 pub mod rng;
 pub mod run;

@@ -77,6 +77,9 @@ fn has_shape(register: &Register<'_>, operation: &Operation, set: &BTreeSet<usiz
         Shape::Impossible(_) => false,
         Shape::Free => true,
         Shape::Holds(base) => set.contains(&base) && !superseded_by(|v| &v.surely, base),
+        Shape::Within(live) => set.iter().all(|v| {
+            live.contains(v) || register.versions[*v].tombstone || superseded_by(|w| &w.perhaps, *v)
+        }),
         Shape::Exactly(live) => (0..register.versions.len()).all(|v| {
             let here = set.contains(&v);
             if live.contains(&v) {

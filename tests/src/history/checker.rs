@@ -8,9 +8,11 @@
 //! - X holds what an earlier operation through the same run of the same node knew, and that
 //!   operation's own version (I14);
 //! - X holds nothing that had not begun when the operation ended, and nothing that failed;
-//! - a read's live survivors, and the live part of an unconditional write's context, are exactly
-//!   the versions of X that are neither tombstones nor superseded by another of X (I6, I9);
-//!   where only the head is known, nothing in X supersedes it;
+//! - a read's live survivors are exactly the versions of X that are neither tombstones nor
+//!   superseded by another of X (I6); where only the head is known, nothing in X supersedes it;
+//! - every live version of X is in the context of an unconditional write, or superseded by another
+//!   of X (I9); naming more than that does no harm (a `fast` write names what it will supersede,
+//!   and so does what follows it before it is published);
 //! - the base of a conditional write survives in X; for `If-None-Match: *` nothing live does.
 //!
 //! Superseding is transitive. Beside that, a version token means one name, value and context for
@@ -123,6 +125,8 @@ pub(super) struct Register<'a> {
 pub(super) enum Shape {
     /// Exactly these live versions survive.
     Exactly(BTreeSet<usize>),
+    /// Everything live that survives is among these.
+    Within(BTreeSet<usize>),
     /// This version survives.
     Holds(usize),
     /// Nothing can be said.
@@ -285,7 +289,7 @@ impl<'a> Register<'a> {
             let wanted = match &shape {
                 Shape::Exactly(live) => live.clone(),
                 Shape::Holds(base) => BTreeSet::from([*base]),
-                Shape::Free => BTreeSet::new(),
+                Shape::Free | Shape::Within(_) => BTreeSet::new(),
                 Shape::Impossible(why) => {
                     detail.clone_from(why);
                     BTreeSet::new()
@@ -341,7 +345,7 @@ impl<'a> Register<'a> {
                     None => Shape::Impossible(format!("the base {base} was never written")),
                 },
                 (None, _) if operation.if_absent => Shape::Exactly(BTreeSet::new()),
-                (None, Some(context)) => Shape::Exactly(live(context)),
+                (None, Some(context)) => Shape::Within(live(context)),
                 (None, None) => Shape::Free,
             };
         }
@@ -356,11 +360,13 @@ impl<'a> Register<'a> {
     fn strike_out(&self, shape: &Shape, bound: BTreeSet<usize>) -> BTreeSet<usize> {
         let mut set = bound;
         let wanted = match shape {
-            Shape::Exactly(live) => live.clone(),
+            Shape::Exactly(live) | Shape::Within(live) => live.clone(),
             Shape::Holds(base) => BTreeSet::from([*base]),
             Shape::Free | Shape::Impossible(_) => return set,
         };
-        set.retain(|v| self.versions[*v].surely.is_disjoint(&wanted));
+        if !matches!(shape, Shape::Within(_)) {
+            set.retain(|v| self.versions[*v].surely.is_disjoint(&wanted));
+        }
         if matches!(shape, Shape::Holds(_)) {
             return set;
         }

@@ -132,6 +132,7 @@ pub struct Clients {
     pub acknowledged: Vec<(u64, Version, Durability)>,
     open: BTreeMap<u64, Open>,
     durabilities: BTreeMap<u64, Durability>,
+    began: BTreeMap<u64, Instant>,
     heads: BTreeMap<Name, Dot>,
     /// Writes that nobody answered, until their version is found.
     unanswered: Vec<(u64, Open)>,
@@ -188,6 +189,7 @@ impl Clients {
             }
         };
         self.durabilities.insert(operation, line.durability);
+        self.began.insert(operation, now);
         let value = (line.action == Action::Put).then_some(value);
         self.history.push(line);
         self.open.insert(operation, Open { name, place: planned.place, kind: planned.kind, value });
@@ -264,6 +266,11 @@ impl Clients {
             Phase::Fail => self.ended[1] += 1,
             Phase::Unknown | Phase::Invoke => self.ended[2] += 1,
         }
+    }
+
+    /// When an operation was asked for.
+    pub fn began(&self, operation: u64) -> Instant {
+        self.began.get(&operation).copied().unwrap_or_default()
     }
 
     /// Operations under way.

@@ -152,8 +152,8 @@ impl Durable for Room {
 /// A question to a peer, as bytes where the machines have a wire form.
 #[derive(Clone, Debug)]
 pub enum Question {
-    /// To the council.
-    Council(Vec<u8>),
+    /// To the council, with the key that the transport has proved.
+    Council([u8; 32], Vec<u8>),
     /// To the catalog.
     Catalog(Vec<u8>),
     /// To the store: keep this chunk.
@@ -209,6 +209,7 @@ enum Issued {
 pub struct Node {
     setup: Setup,
     seat: Seat,
+    key: [u8; 32],
     council: Council,
     catalog: Catalog,
     swim: Swim,
@@ -441,10 +442,9 @@ impl Node {
                             self.outputs.push_back(Output::Response { token, response });
                         }
                     }
-                    Question::Council(bytes) => {
+                    Question::Council(key, bytes) => {
                         let request = roster_message::Request::from_bytes(&bytes)
                             .expect("a council sends what a council takes");
-                        let key = self.swim.member(&node).map_or([0; 32], |(_, s)| s.metadata.key);
                         let peer = Peer { node, key };
                         let response = self.council.handle_request(&mut room.db, now, peer, request)?;
                         let response = Reply::Council(response.to_bytes());
@@ -549,7 +549,7 @@ impl Node {
             }
         }
         while let Some((to, id, request)) = self.council.poll_transmit() {
-            let question = Question::Council(request.to_bytes());
+            let question = Question::Council(self.key, request.to_bytes());
             self.request(to, question, now + COUNCIL_DEADLINE, Sent::Council(id));
         }
         while let Some(transmit) = self.catalog.poll_transmit() {
@@ -759,6 +759,7 @@ impl Process for Node {
         let swim = Swim::new(clocks.now, swim, rng::stream(seat.seed, "swim", unique));
         let mut node = Self {
             setup: *setup,
+            key,
             council,
             catalog,
             swim,
@@ -797,6 +798,9 @@ impl Process for Node {
             return Err(Broken);
         }
         room.db.commit();
+        if self.poll_timeout().is_some_and(|t| t <= clocks.now) && std::env::var("SPIN").is_ok() {
+            eprintln!("{:?} council {:?} catalog {:?} swim {:?} placements {:?}", clocks.now, self.council.poll_timeout(), self.catalog.poll_timeout(), self.swim.poll_timeout(), self.placements.values().map(|(_, p, _)| p.poll_timeout()).collect::<Vec<_>>());
+        }
         Ok(())
     }
 

@@ -172,6 +172,8 @@ pub struct Run<P: Process> {
     clients: Clients,
     ledger: Ledger,
     active: BTreeSet<usize>,
+    /// When a node last lost state that had been durable.
+    lost: BTreeMap<Place, Instant>,
     started_at: Instant,
     injected: u64,
     healed: bool,
@@ -228,6 +230,7 @@ impl<P: Process> Run<P> {
             clients: Clients::default(),
             ledger: Ledger::default(),
             active: BTreeSet::new(),
+            lost: BTreeMap::new(),
             started_at: Instant::ZERO,
             injected: 0,
             healed: false,
@@ -512,16 +515,19 @@ impl<P: Process> Run<P> {
             Fault::LoseDatabase { place, down } => {
                 self.world.kill(place, false);
                 self.world.nodes[place].durable.lose_database();
+                self.lost.insert(place, self.world.now());
                 self.later(index, down);
             }
             Fault::RestoreDatabase { place, down } => {
                 self.world.kill(place, false);
                 self.world.nodes[place].durable.restore();
+                self.lost.insert(place, self.world.now());
                 self.later(index, down);
             }
             Fault::EmptyDisk { place, down } => {
                 self.world.kill(place, false);
                 self.world.wipe(place);
+                self.lost.insert(place, self.world.now());
                 self.later(index, down);
             }
             Fault::CommitFails { place, down } => {
