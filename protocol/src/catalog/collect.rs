@@ -1,0 +1,114 @@
+//! Dropping stubs and tombstones that nobody needs any more.
+//!
+//! A stub goes once every member of the roster has announced, under the database by which the
+//! roster binds it, that it has seen both the dot and the one that supersedes it: by the digest of
+//! what it has seen, where that equals ours, or by its `seen` itself in an exchange. A tombstone
+//! that survives goes with the stubs it left. What was announced is kept in memory only: after a
+//! restart stubs wait until everybody was heard again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::merge::Knowledge;
+use super::seen::Seen;
+use super::storage::Result;
+use super::{Catalog, SharedSeen, Step};
+use crate::node_id::NodeId;
+use crate::roster::DatabaseId;
+use crate::time::Instant;
+use crate::version::Dot;
+
+/// How many stubs are looked at in one step.
+const BATCH: usize = 1000;
+
+const BETWEEN_BATCHES: Duration = Duration::from_millis(20);
+
+/// What members have announced, and how far the present pass came.
+#[derive(Debug)]
+pub(super) struct Collector {
+    members: BTreeMap<NodeId, DatabaseId>,
+    announced: BTreeMap<NodeId, (DatabaseId, SharedSeen)>,
+    snapshot: Option<(u64, SharedSeen)>,
+    cursor: Option<Dot>,
+    next: Instant,
+}
+
+impl Collector {
+    pub const fn new(next: Instant) -> Self {
+        Self { members: BTreeMap::new(), announced: BTreeMap::new(), snapshot: None, cursor: None, next }
+    }
+
+    pub fn handle_members(&mut self, members: &[(NodeId, DatabaseId)]) {
+        self.members = members.iter().copied().collect();
+        self.announced.retain(|node, (database, _)| self.members.get(node) == Some(database));
+    }
+
+    /// Our own `seen`, shared between all members that announce the same.
+    pub fn snapshot(&mut self, knowledge: &Knowledge) -> SharedSeen {
+        match &self.snapshot {
+            Some((changes, seen)) if *changes == knowledge.changes() => Arc::clone(seen),
+            _ => {
+                let seen = Arc::new(knowledge.seen().clone());
+                self.snapshot = Some((knowledge.changes(), Arc::clone(&seen)));
+                seen
+            }
+        }
+    }
+
+    /// Under one database what is seen only grows, so an older announcement stays true.
+    pub fn announced(&mut self, node: NodeId, database: DatabaseId, seen: SharedSeen) {
+        if self.members.get(&node) == Some(&database) {
+            self.announced.insert(node, (database, seen));
+        }
+    }
+
+    pub const fn poll_timeout(&self) -> Option<Instant> {
+        Some(self.next)
+    }
+
+    fn everybody_has_seen(&self, me: &NodeId, ours: &Seen, dot: &Dot) -> bool {
+        ours.contains(dot)
+            && self.members.iter().all(|(node, database)| {
+                node == me
+                    || self
+                        .announced
+                        .get(node)
+                        .is_some_and(|(under, seen)| under == database && seen.contains(dot))
+            })
+    }
+}
+
+impl Catalog {
+    pub(super) fn collect_timeout(&mut self, step: &mut Step<'_>) -> Result<()> {
+        if self.collect.next > step.now {
+            return Ok(());
+        }
+        self.collect.next = step.now + self.config.collect_interval;
+        if !self.collect.members.contains_key(&self.config.node) {
+            return Ok(());
+        }
+        let stubs = step.storage.stubs_after(self.collect.cursor.as_ref(), BATCH)?;
+        self.collect.cursor = None;
+        if stubs.len() == BATCH {
+            self.collect.cursor = stubs.last().map(|stub| stub.dot);
+            self.collect.next = step.now + BETWEEN_BATCHES;
+        }
+        for stub in stubs {
+            let by_all =
+                |dot: &Dot| self.collect.everybody_has_seen(&self.config.node, self.knowledge.seen(), dot);
+            if !by_all(&stub.dot) || !stub.by.as_ref().is_none_or(by_all) {
+                continue;
+            }
+            if let Some(by) = stub.by
+                && let Some(survivor) = step.storage.survivor(&by)?
+                && survivor.published
+                && survivor.version.is_tombstone()
+            {
+                step.storage.remove_survivor(&by)?;
+            }
+            step.storage.remove_stub(&stub.dot)?;
+        }
+        Ok(())
+    }
+}

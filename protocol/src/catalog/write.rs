@@ -1,0 +1,459 @@
+//! Commands, and writing: building a version, publishing it, counting who has it.
+//!
+//! Until [`Catalog::publish`] an operation can be given up and its dot closed. From then on the
+//! version exists: it may surface whatever becomes of the operation, and the only failure is
+//! [`Refusal::Unknown`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::command::{Command, CommandId, Outcome, Precondition, Refusal};
+use super::dots::{forget_open, record_open};
+use super::merge::{Learned, visible};
+use super::message::{Push, Request, Response, Vote};
+use super::operation::{Goal, MAX_OPERATIONS, Operation, Progress, Stage, Tally};
+use super::reserve::{Reserving, verdict_of};
+use super::storage::{Result, Survivor};
+use super::vote::Verdict;
+use super::{Catalog, Event, Step};
+use crate::api::Durability;
+use crate::name::Name;
+use crate::node_id::NodeId;
+use crate::time::{Instant, UnixMillis};
+use crate::version::{Content, Context, Dot, MAX_CONTENT_TYPE_BYTES, MAX_CONTEXT, Version, head};
+
+/// A read older than this is repeated before its name is written.
+const READ_IS_FRESH: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Who has a version so far.
+#[derive(Clone, Debug)]
+pub(super) struct Publishing {
+    version: Version,
+    /// In a conditional write, what the replicas said to the attempt.
+    verdicts: Option<BTreeMap<NodeId, Verdict>>,
+    acks: Tally,
+    votes: Tally,
+    refused: BTreeSet<NodeId>,
+    /// Set once the durability is reached: stragglers are waited for until then.
+    pub grace_end: Option<Instant>,
+}
+
+impl Publishing {
+    /// The same version under another roster: who had it is asked again.
+    pub fn restarted(&self) -> Self {
+        Self {
+            version: self.version.clone(),
+            verdicts: self.verdicts.as_ref().map(|_| BTreeMap::new()),
+            acks: Tally::default(),
+            votes: Tally::default(),
+            refused: BTreeSet::new(),
+            grace_end: None,
+        }
+    }
+}
+
+impl Catalog {
+    pub(super) fn command(&mut self, step: &mut Step<'_>, id: CommandId, command: Command) -> Result<()> {
+        match command {
+            Command::Begin { name, precondition, durability } => {
+                self.begin(step, id, name, precondition, durability)
+            }
+            Command::Publish { dot, content, created_at } => {
+                self.publish_begun(step, id, dot, content, created_at)
+            }
+            Command::Abort { dot } => self.abort(step, id, dot),
+            Command::Settle { dot } => self.settle_fast(step, id, dot),
+            Command::Delete { name, version, precondition, durability, created_at } => {
+                let goal = Goal::Delete { version, precondition, durability, created_at, dot: None };
+                self.delete(step, id, name, goal)
+            }
+            Command::Read { name } => {
+                if self.operations.len() >= MAX_OPERATIONS {
+                    self.reject(id, Refusal::NotReady("too many operations are under way".into()));
+                    return Ok(());
+                }
+                let mut op = Operation::new(name, Goal::Read, Some(id));
+                let deadline = step.now + self.config.read_timeout;
+                self.enter(step, &mut op, Stage::Reading(Default::default()), Some(deadline));
+                if op.homes.is_empty() {
+                    self.expire_reading(step, &mut op)?;
+                    return Ok(());
+                }
+                self.insert_operation(step, op).map(drop)
+            }
+        }
+    }
+
+    fn reject(&mut self, id: CommandId, refusal: Refusal) {
+        self.events.push_back(Event::Completed { id, outcome: Outcome::Refused(refusal) });
+    }
+
+    /// Why this node takes no write, if it takes none. `fast` writes only need admission.
+    fn write_refusal(&self, step: &Step<'_>, durability: Durability, fenced: bool) -> Option<Refusal> {
+        if self.operations.len() >= MAX_OPERATIONS {
+            return Some(Refusal::NotReady("too many operations are under way".into()));
+        }
+        if step.electorate.number().is_none() {
+            let why = step.electorate.standing().err();
+            return Some(Refusal::NotReady(why.unwrap_or_else(|| "not admitted".into())));
+        }
+        if durability == Durability::Fast && !fenced {
+            return None;
+        }
+        (!self.may_vote(step.electorate))
+            .then(|| Refusal::NotReady(step.electorate.standing().err().unwrap_or_default()))
+    }
+
+    fn begin(
+        &mut self,
+        step: &mut Step<'_>,
+        id: CommandId,
+        name: Name,
+        precondition: Precondition,
+        durability: Durability,
+    ) -> Result<()> {
+        let fenced = precondition != Precondition::None;
+        if let Some(refusal) = self.write_refusal(step, durability, fenced) {
+            self.reject(id, refusal);
+            return Ok(());
+        }
+        let dot = self.dots.next(step.storage)?;
+        record_open(step.storage, &dot)?;
+        self.events.push_back(Event::Completed { id, outcome: Outcome::Begun { dot } });
+        let goal = Goal::Write { dot, precondition, durability, payload: None };
+        let mut op = Operation::new(name, goal, None);
+        if durability != Durability::Fast || fenced {
+            let deadline = step.now + self.config.write_timeout / 2;
+            self.enter(step, &mut op, Stage::Reading(Default::default()), Some(deadline));
+        }
+        self.insert_operation(step, op).map(drop)
+    }
+
+    fn take_begun(&mut self, dot: &Dot) -> Option<(u64, Operation)> {
+        let id = *self.writes.get(dot)?;
+        let begun = self.operations.get(&id)?;
+        matches!(begun.goal, Goal::Write { payload: None, .. })
+            .then(|| self.operations.remove(&id).map(|op| (id, op)))
+            .flatten()
+    }
+
+    fn publish_begun(
+        &mut self,
+        step: &mut Step<'_>,
+        command: CommandId,
+        dot: Dot,
+        content: Option<Content>,
+        created_at: UnixMillis,
+    ) -> Result<()> {
+        let Some((id, mut op)) = self.take_begun(&dot) else {
+            self.reject(command, Refusal::NotBegun);
+            return Ok(());
+        };
+        op.command = Some(command);
+        op.end = Some(step.now + self.config.write_timeout);
+        let Goal::Write { precondition, durability, payload, .. } = &mut op.goal else {
+            return Ok(()); // `take_begun` gives writes only.
+        };
+        let mut content = content;
+        if let Some(content) = &mut content {
+            // What no peer would accept is left out rather than published.
+            content.content_type.take_if(|text| {
+                text.len() > MAX_CONTENT_TYPE_BYTES || !text.bytes().all(|b| (0x20..0x7f).contains(&b))
+            });
+        }
+        *payload = Some((content, created_at));
+        let local = *durability == Durability::Fast && *precondition == Precondition::None
+            || self.config.faults.local_context_only;
+        let fresh = match &op.stage {
+            Stage::Idle { read_at: Some(at) } => step.now.since(*at) <= READ_IS_FRESH,
+            _ => false,
+        };
+        let deadline = Some(step.now + self.config.write_timeout / 2);
+        if local || fresh {
+            if self.decide(step, &mut op)? == Progress::Finished {
+                self.writes.remove(&dot);
+                return self.drop_operation(id, &op);
+            }
+        } else if matches!(op.stage, Stage::Reading(_)) {
+            op.deadline = deadline;
+        } else {
+            self.enter(step, &mut op, Stage::Reading(Default::default()), deadline);
+        }
+        self.advance(step, id, op)
+    }
+
+    fn abort(&mut self, step: &mut Step<'_>, command: CommandId, dot: Dot) -> Result<()> {
+        let Some((id, mut op)) = self.take_begun(&dot) else {
+            self.reject(command, Refusal::NotBegun);
+            return Ok(());
+        };
+        self.refuse(step, &mut op, Refusal::NotBegun)?;
+        self.drop_operation(id, &op)?;
+        self.events.push_back(Event::Completed { id: command, outcome: Outcome::Done });
+        Ok(())
+    }
+
+    fn settle_fast(&mut self, step: &mut Step<'_>, command: CommandId, dot: Dot) -> Result<()> {
+        if let Some(Survivor { version, published: false }) = step.storage.survivor(&dot)? {
+            self.learn(step.storage, &version)?;
+            self.spread(step, &version)?;
+        }
+        self.events.push_back(Event::Completed { id: command, outcome: Outcome::Done });
+        Ok(())
+    }
+
+    /// Pushes a version to its home replicas and relays it to all, with nobody waiting for it.
+    fn spread(&mut self, step: &mut Step<'_>, version: &Version) -> Result<()> {
+        let durability = Durability::Quorum;
+        let payload = Some((version.content.clone(), version.created_at));
+        let precondition = Precondition::None;
+        let goal = Goal::Write { dot: version.dot, precondition, durability, payload };
+        let mut op = Operation::new(version.name.clone(), goal, None);
+        op.end = Some(step.now + self.config.write_timeout);
+        self.enter_publishing(step, &mut op, version.clone(), None);
+        self.insert_operation(step, op)?;
+        self.relay(step, version);
+        Ok(())
+    }
+
+    fn delete(&mut self, step: &mut Step<'_>, id: CommandId, name: Name, goal: Goal) -> Result<()> {
+        let fenced = goal.precondition() != Precondition::None;
+        let durability = goal.durability();
+        if let Some(refusal) = self.write_refusal(step, durability, fenced) {
+            self.reject(id, refusal);
+            return Ok(());
+        }
+        let mut op = Operation::new(name, goal, Some(id));
+        op.end = Some(step.now + self.config.write_timeout);
+        let known_here = self.head_of(step, &op.name)?.is_some();
+        if self.config.faults.local_context_only || durability == Durability::Fast && !fenced && known_here {
+            self.enter(step, &mut op, Stage::Idle { read_at: None }, None);
+            if self.decide(step, &mut op)? == Progress::Finished {
+                return Ok(());
+            }
+        } else {
+            let deadline = step.now + self.config.write_timeout / 2;
+            self.enter(step, &mut op, Stage::Reading(Default::default()), Some(deadline));
+        }
+        self.insert_operation(step, op).map(drop)
+    }
+
+    /// The head that this node shows.
+    pub(super) fn head_of(&self, step: &Step<'_>, name: &Name) -> Result<Option<Dot>> {
+        let survivors = visible(step.storage.survivors(name)?);
+        if self.config.faults.tombstone_as_head {
+            return Ok(survivors.iter().max_by_key(|v| v.stamp()).map(|v| v.dot));
+        }
+        Ok(head(&survivors).map(|v| v.dot))
+    }
+
+    /// The name is read: refuse, reserve, keep or publish.
+    pub(super) fn decide(&mut self, step: &mut Step<'_>, op: &mut Operation) -> Result<Progress> {
+        let head = self.head_of(step, &op.name)?;
+        let survivors = step.storage.survivors(&op.name)?;
+        let holds = match op.goal.precondition() {
+            Precondition::None => true,
+            Precondition::Head(dot) => head == Some(dot),
+            Precondition::Absent => head.is_none(),
+        };
+        if !holds {
+            return self.refuse(step, op, Refusal::PreconditionFailed { head });
+        }
+        if let Goal::Delete { version, .. } = &op.goal {
+            let is_live = |s: &Survivor| !s.version.is_tombstone();
+            let exists = match version {
+                Some(dot) => survivors.iter().any(|s| s.version.dot == *dot && is_live(s)),
+                None => survivors.iter().any(is_live),
+            };
+            if !exists {
+                return self.refuse(step, op, Refusal::NotFound);
+            }
+        }
+        if let Precondition::Head(dot) = op.goal.precondition() {
+            // Nobody else can vouch for a base that is not published yet.
+            if survivors.iter().any(|s| s.version.dot == dot && !s.published) {
+                let (_, needed) = op.shortfall(&Tally::default());
+                return self.refuse(step, op, Refusal::NoQuorum { answered: 0, needed });
+            }
+        }
+        if let Goal::Delete { dot, .. } = &mut op.goal {
+            let drawn = self.dots.next(step.storage)?;
+            record_open(step.storage, &drawn)?;
+            *dot = Some(drawn);
+        }
+        if op.goal.precondition() == Precondition::None {
+            return self.publish(step, op, BTreeMap::new());
+        }
+        let deadline = step.now + self.config.write_timeout / 3;
+        self.enter(step, op, Stage::Reserving(Reserving::default()), Some(deadline));
+        Ok(Progress::Moved)
+    }
+
+    /// The version that an operation writes, over what survives here now.
+    fn build(&self, step: &Step<'_>, op: &Operation) -> Result<Option<Version>> {
+        let (content, created_at, single) = match &op.goal {
+            Goal::Write { payload: Some((content, created_at)), .. } => (content.clone(), *created_at, None),
+            Goal::Delete { version, created_at, .. } => (None, *created_at, *version),
+            Goal::Read | Goal::Write { payload: None, .. } => return Ok(None),
+        };
+        let Some(dot) = op.goal.dot() else { return Ok(None) };
+        let mut superseded = step.storage.survivors(&op.name)?;
+        let precondition = op.goal.precondition();
+        superseded.retain(|s| match (single, precondition) {
+            (Some(dot), _) => s.version.dot == dot,
+            (None, Precondition::None) => true,
+            // A fenced write leaves conflicts alone.
+            (None, Precondition::Head(dot)) => s.version.dot == dot || s.version.is_tombstone(),
+            (None, Precondition::Absent) => s.version.is_tombstone(),
+        });
+        superseded.truncate(if precondition == Precondition::None { usize::MAX } else { MAX_CONTEXT });
+        let greatest = superseded.iter().map(|s| s.version.count).max().unwrap_or(0);
+        let count = if self.config.faults.wall_clock_stamp {
+            created_at.0.max(1)
+        } else {
+            greatest.saturating_add(1)
+        };
+        let Some(context) = Context::new(superseded.into_iter().map(|s| s.version.dot)) else {
+            return Ok(None);
+        };
+        Ok(Some(Version { name: op.name.clone(), dot, context, count, content, created_at }))
+    }
+
+    /// The point of no return. `verdicts`: who has reserved, in a conditional write.
+    pub(super) fn publish(
+        &mut self,
+        step: &mut Step<'_>,
+        op: &mut Operation,
+        verdicts: BTreeMap<NodeId, Verdict>,
+    ) -> Result<Progress> {
+        let Some(version) = self.build(step, op)? else {
+            return self.refuse(step, op, Refusal::TooManyConflicts);
+        };
+        forget_open(step.storage, &version.dot)?;
+        let fenced = op.goal.precondition() != Precondition::None;
+        let is_write = matches!(op.goal, Goal::Write { .. });
+        if is_write && op.goal.durability() == Durability::Fast && !fenced {
+            let (name, dot, deleted) = (version.name.clone(), version.dot, version.is_tombstone());
+            step.storage.put_survivor(&Survivor { version: version.clone(), published: false })?;
+            self.events.push_back(Event::Written { name, dot, deleted });
+            let wanted = step.electorate.homes(&op.name).last().map_or(1, |list| list.nodes.len());
+            let acked = vec![self.config.node];
+            return Ok(self.complete(op, Outcome::Published { version, acked, wanted }));
+        }
+        if fenced && let Some(roster) = op.number {
+            self.vote(step, &version, roster)?;
+        }
+        if self.learn(step.storage, &version)? == Learned::Refused {
+            // Only with dots that were used before: nothing was published.
+            let (answered, needed) = op.shortfall(&Tally::default());
+            return Ok(self.complete(op, Outcome::Refused(Refusal::NoQuorum { answered, needed })));
+        }
+        if op.goal.durability() == Durability::Fast && !fenced {
+            // A tombstone has no chunks to wait for.
+            let (acked, wanted) = (vec![self.config.node], op.wanted());
+            self.complete(op, Outcome::Published { version: version.clone(), acked, wanted });
+        }
+        self.relay(step, &version);
+        self.enter_publishing(step, op, version, fenced.then_some(verdicts));
+        Ok(Progress::Moved)
+    }
+
+    fn enter_publishing(
+        &mut self,
+        step: &Step<'_>,
+        op: &mut Operation,
+        version: Version,
+        verdicts: Option<BTreeMap<NodeId, Verdict>>,
+    ) {
+        let publishing = Publishing {
+            version,
+            verdicts,
+            acks: Tally::default(),
+            votes: Tally::default(),
+            refused: BTreeSet::new(),
+            grace_end: None,
+        };
+        let deadline = op.end;
+        self.enter(step, op, Stage::Publishing(publishing), deadline);
+    }
+
+    pub(super) fn wanted_publishing(
+        &self,
+        step: &Step<'_>,
+        op: &Operation,
+        publishing: &Publishing,
+        node: &NodeId,
+    ) -> Result<Option<Request>> {
+        let Some(roster) = op.number else { return Ok(None) };
+        if publishing.acks.has(node) || publishing.refused.contains(node) {
+            return Ok(None);
+        }
+        let version = publishing.version.clone();
+        match publishing.verdicts.as_ref().map(|verdicts| verdicts.get(node)) {
+            None | Some(Some(Verdict::Held | Verdict::Gone)) => {
+                Ok(Some(Request::Push(Push { roster: Some(roster), versions: vec![version] })))
+            }
+            Some(Some(Verdict::Reserved | Verdict::Voted)) => {
+                Ok(Some(Request::Vote(Vote { roster, version })))
+            }
+            Some(None) => self.reserve_request(step, op),
+        }
+    }
+
+    pub(super) fn absorb_publishing(publishing: &mut Publishing, node: NodeId, response: Response) {
+        match &response {
+            Response::Pushed(pushed) if pushed.refused.is_empty() => publishing.acks.add(node),
+            Response::Pushed(_) | Response::Invalid(_) => {
+                publishing.refused.insert(node);
+            }
+            Response::Unvoted => publishing.acks.add(node),
+            Response::Voted => {
+                publishing.acks.add(node);
+                publishing.votes.add(node);
+            }
+            _ => {
+                if let (Some(verdict), Some(verdicts)) = (verdict_of(&response), &mut publishing.verdicts) {
+                    verdicts.insert(node, verdict);
+                }
+            }
+        }
+    }
+
+    pub(super) fn advance_publishing(&mut self, step: &mut Step<'_>, op: &mut Operation) -> Result<Progress> {
+        let me = self.config.node;
+        let Stage::Publishing(publishing) = &mut op.stage else { return Ok(Progress::Waiting) };
+        let mut publishing = publishing.clone();
+        if op.is_home(&me) && self.may_vote(step.electorate) && !publishing.acks.has(&me) {
+            publishing.acks.add(me);
+            if self.replica.has_voted(&publishing.version.dot) {
+                publishing.votes.add(me);
+            }
+        }
+        let counted = if publishing.verdicts.is_some() { &publishing.votes } else { &publishing.acks };
+        let reached = self.has_majority(op, counted)
+            && (op.goal.durability() != Durability::All || op.has_all(&publishing.acks));
+        let settled = |node: &NodeId| {
+            publishing.acks.has(node)
+                || publishing.refused.contains(node)
+                || op.targets.get(node).is_some_and(|target| target.failures > 0)
+        };
+        let everybody = op.targets.keys().all(settled);
+        if reached && publishing.grace_end.is_none() {
+            publishing.grace_end = Some(step.now + self.config.ack_grace);
+        }
+        let over = publishing.grace_end.is_some_and(|at| at <= step.now);
+        op.stage = Stage::Publishing(publishing.clone());
+        if !reached || !(everybody || over) {
+            return Ok(Progress::Waiting);
+        }
+        let (acked, wanted) = (publishing.acks.nodes(), op.wanted());
+        Ok(self.complete(op, Outcome::Published { version: publishing.version, acked, wanted }))
+    }
+
+    pub(super) fn expire_publishing(&mut self, op: &mut Operation) -> Progress {
+        let Stage::Publishing(publishing) = &op.stage else { return Progress::Waiting };
+        let counted = if publishing.verdicts.is_some() { &publishing.votes } else { &publishing.acks };
+        let (answered, needed) = op.shortfall(counted);
+        let dot = publishing.version.dot;
+        self.complete(op, Outcome::Refused(Refusal::Unknown { dot, answered, needed }))
+    }
+}
