@@ -25,12 +25,21 @@ struct Seen {
     live_at: Instant,
 }
 
+/// When a member was heard from directly.
+#[derive(Debug)]
+struct Heard {
+    /// The database the roster binds it to, and when that spoke.
+    bound: Option<(DatabaseId, Instant)>,
+    /// When another database under the member's key last spoke.
+    other: Option<Instant>,
+}
+
 /// Who was heard from, directly and by gossip.
 #[derive(Debug)]
 pub(super) struct Presence {
     me: NodeId,
     opened: Instant,
-    heard: BTreeMap<NodeId, (DatabaseId, Instant)>,
+    heard: BTreeMap<NodeId, Heard>,
     view: BTreeMap<NodeId, Seen>,
 }
 
@@ -43,9 +52,21 @@ impl Presence {
         Self { me, opened: now, heard: BTreeMap::new(), view: BTreeMap::new() }
     }
 
-    /// Something came directly from `node`, speaking for `database`.
-    pub fn handle_heard(&mut self, now: Instant, node: NodeId, database: DatabaseId) {
-        self.heard.insert(node, (database, now));
+    /// Something came directly from a member, under its key: from the database that the roster
+    /// binds it to, or from another.
+    pub fn handle_heard(&mut self, now: Instant, node: NodeId, database: DatabaseId, bound: bool) {
+        let heard = self.heard.entry(node).or_insert(Heard { bound: None, other: None });
+        if bound {
+            heard.bound = Some((database, now));
+        } else {
+            heard.other = Some(now);
+        }
+    }
+
+    /// When the member as bound by `entry` was last heard from.
+    fn last_heard(&self, node: &NodeId, entry: &Entry) -> Option<Instant> {
+        let (database, at) = self.heard.get(node)?.bound?;
+        (database == entry.database).then_some(at)
     }
 
     /// Gossip's view changed.
@@ -82,7 +103,12 @@ impl Presence {
 
     /// Whether gossip shows the member with its own key and, as far as known, its own database.
     pub fn sees_live(&self, node: &NodeId, entry: &Entry) -> bool {
-        let other_database = self.heard.get(node).is_some_and(|(database, _)| *database != entry.database);
+        // Gossip knows keys, not databases: who speaks from another has lost the one it is bound to.
+        let other_database = self
+            .heard
+            .get(node)
+            .and_then(|heard| heard.other)
+            .is_some_and(|other| self.last_heard(node, entry).is_none_or(|bound| bound < other));
         *node == self.me
             || !other_database
                 && self.view.get(node).is_some_and(|seen| is_live(seen.state) && seen.key == entry.key)
@@ -99,10 +125,8 @@ impl Presence {
             return Duration::ZERO;
         }
         let mut last = self.opened;
-        if let Some((database, at)) = self.heard.get(node)
-            && *database == entry.database
-        {
-            last = last.max(*at);
+        if let Some(at) = self.last_heard(node, entry) {
+            last = last.max(at);
         }
         if let Some(seen) = self.view.get(node)
             && seen.key == entry.key
@@ -132,11 +156,8 @@ impl Presence {
             }
             (Some(entry), Some(bound), Reason::Admitted) => {
                 let quiet = TAKEOVER_QUIET.min(forget_after / 4);
-                let dead = !self.sees_live(&node, bound)
-                    && self
-                        .heard
-                        .get(&node)
-                        .is_none_or(|(database, at)| *database != bound.database || now.since(*at) >= quiet);
+                let last = self.last_heard(&node, bound).unwrap_or(self.opened).max(self.opened);
+                let dead = !self.sees_live(&node, bound) && now.since(last) >= quiet;
                 if entry.key == bound.key || dead {
                     Ok(())
                 } else {

@@ -224,12 +224,6 @@ impl Held {
         Phase { number: self.number(), floor: self.floor.known().is_some() }
     }
 
-    /// The entry that binds `node` to this database, now or in the roster before.
-    fn binds(&self, node: &NodeId, database: DatabaseId) -> Option<&Entry> {
-        let lists = [self.roster(), self.floor.previous()];
-        lists.into_iter().find_map(|r| r.members.get(node).filter(|e| e.database == database))
-    }
-
     fn knows(&self, node: &NodeId) -> bool {
         self.roster().members.contains_key(node) || self.floor.previous().members.contains_key(node)
     }

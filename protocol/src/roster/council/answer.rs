@@ -271,14 +271,17 @@ impl Council {
         if from == self.config.node {
             return Ok(());
         }
+        self.note_phase(from, number);
         let Some(held) = &self.held else { return Ok(()) };
-        if held.knows(&from) {
-            // Also from another database: then the one the roster binds does not speak.
-            self.presence.handle_heard(now, from, mark.database);
-        }
-        if let Some(entry) = held.binds(&from, mark.database)
-            && key.is_none_or(|key| key == entry.key)
-        {
+        let lists = [held.roster(), held.floor.previous()];
+        let same_key = |entry: &&Entry| key.is_none_or(|key| key == entry.key);
+        let mut entries = lists.into_iter().filter_map(|r| r.members.get(&from)).filter(same_key).peekable();
+        if entries.peek().is_some() {
+            let bound = entries.any(|entry| entry.database == mark.database);
+            self.presence.handle_heard(now, from, mark.database, bound);
+            if !bound {
+                return Ok(());
+            }
             let known = self.remembered.get(&from);
             let present = held.roster().members.get(&from).is_some_and(|e| e.database == mark.database);
             let newer = match known {
@@ -292,7 +295,6 @@ impl Council {
                 storage.put_record(Table::Mark, from.as_str().as_bytes(), Some(&bytes))?;
             }
         }
-        self.note_phase(from, number);
         Ok(())
     }
 

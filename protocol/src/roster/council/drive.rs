@@ -115,6 +115,11 @@ impl Council {
             held.floor.set_known(now, floor);
         }
         self.presence.retain(|id| held.knows(id));
+        // Who was just bound counts as heard from: nobody else takes its id over at once.
+        let decided = &held.decided;
+        if let Some(entry) = decided.roster.members.get(&decided.changed) {
+            self.presence.handle_heard(now, decided.changed, entry.database, true);
+        }
         self.contact.retain(|id| held.knows(id));
         for node in self.remembered.keys().filter(|id| !held.knows(id)) {
             storage.put_record(Table::Mark, node.as_str().as_bytes(), None)?;
@@ -325,12 +330,18 @@ impl Council {
         step: impl FnOnce(&mut Proposer) -> Progress,
     ) -> Result<()> {
         let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return Ok(()) };
-        match step(proposer) {
+        let progress = step(proposer);
+        self.proceed(storage, now, progress)
+    }
+
+    fn proceed(&mut self, storage: &mut dyn Storage, now: Instant, progress: Progress) -> Result<()> {
+        let Some(proposer) = self.proposer.clone() else { return Ok(()) };
+        let ballot = proposer.ballot;
+        match progress {
             Progress::Waiting => {}
             Progress::Hopeless => self.back_off(now),
             Progress::Accept => {
                 let (base, change, fresh) = (proposer.base, proposer.change.clone(), proposer.fresh);
-                let proposer = proposer.clone();
                 for to in self.others(&proposer) {
                     let change = change.clone();
                     let question = Question::Accept { base, ballot, change, fresh };
@@ -447,8 +458,8 @@ impl Council {
                 candidates.iter().filter(|id| members.contains_key(id)).copied().collect();
             candidates = if known.is_empty() { members.keys().copied().collect() } else { known };
         }
-        self.next_join = now + RETRY + RETRY.mul_f64(self.rng.f64());
         if let Some(to) = self.pick(candidates) {
+            self.next_join = now + RETRY + RETRY.mul_f64(self.rng.f64());
             let question = self.join_question();
             self.send(now, to, Kind::Join, question);
         }
