@@ -199,10 +199,10 @@ impl Walk {
         self.ready.is_empty() && self.rest.is_empty()
     }
 
-    /// Leaves that wait to be given out.
+    /// Leaves that wait to be given out, and what waits behind them.
     #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
-        self.ready.len()
+    pub(super) fn held(&self) -> (usize, usize) {
+        (self.ready.len(), self.rest.len())
     }
 
     fn near(&mut self) -> impl Iterator<Item = &mut Item> {

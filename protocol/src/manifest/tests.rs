@@ -203,7 +203,7 @@ fn a_walk_asks_only_a_little_ahead() {
         walk.handle_node(&file.nodes[&id]).unwrap();
         wanted.extend(std::iter::from_fn(|| walk.poll_wanted()));
         assert!(wanted.len() <= 2);
-        most = most.max(walk.held());
+        most = most.max(walk.held().0);
     }
     // Nobody read a leaf, so it stopped.
     assert!(most <= 2048 && !walk.is_done(), "{most} leaves are held");
@@ -213,7 +213,7 @@ fn a_walk_asks_only_a_little_ahead() {
             walk.handle_node(&file.nodes[&id]).unwrap();
         }
         leaves += u64::from(walk.poll_leaf().is_some());
-        assert!(walk.held() <= 2048);
+        assert!(walk.held().0 <= 2048);
     }
     assert_eq!(leaves, 40_000);
 }
@@ -317,6 +317,35 @@ fn a_chain_of_nodes_is_not_followed_for_ever() {
         levels += 1;
     };
     assert!(matches!(error, WalkError::TooDeep(_)) && levels == MAX_DEPTH, "{error} at {levels}");
+}
+
+#[test]
+fn a_bomb_of_equal_nodes_costs_no_more_than_its_depth() {
+    let leaf = Chunk::new(Codec::Raw, Bytes::from_static(b"x"));
+    let mut link = Link { id: leaf.id(), size: 1, tsize: 1 };
+    let mut nodes = BTreeMap::new();
+    for _ in 0..4 {
+        let node = Node::new(vec![link; MAX_LINKS]).unwrap();
+        let chunk = Chunk::new(Codec::DagPb, node.encode().into());
+        link = Link { id: chunk.id(), size: node.size(), tsize: node.tsize() + chunk.bytes().len() as u64 };
+        nodes.insert(chunk.id(), chunk);
+    }
+    assert_eq!(link.size, 1 << 52);
+    for start in [0, 12_345_678_901_234, (1 << 52) - 20_000] {
+        let mut walk = Walk::new(link.id, link.size, start..link.size).unwrap();
+        let (mut loaded, mut leaves) = (0, 0);
+        while leaves < 20_000 && !walk.is_done() {
+            while let Some(id) = walk.poll_wanted() {
+                walk.handle_node(&nodes[&id]).unwrap();
+                loaded += 1;
+            }
+            leaves += u64::from(walk.poll_leaf().is_some());
+            let (ready, rest) = walk.held();
+            assert!(ready <= 1024 + MAX_LINKS && rest <= 4 * MAX_LINKS, "{ready}, {rest}");
+        }
+        assert_eq!(leaves, 20_000);
+        assert!(loaded < 16, "{loaded} loads for 20,000 leaves");
+    }
 }
 
 #[test]

@@ -303,3 +303,23 @@ fn equal_nodes_bear_equal_loads_within_a_tenth() {
         assert!(mean <= 1.10, "{nodes} nodes: {measured:?}");
     }
 }
+
+#[test]
+fn tokens_at_one_position_are_ordered_by_node_id_and_the_walk_wraps() {
+    let token = |position, node| Token { position, node, zone: node };
+    let far = u64::MAX - 3;
+    let kept = [token(5, 1), token(9, 0), token(far, 2)];
+    let tokens = merge(kept.into_iter(), vec![token(5, 0), token(5, 2), token(far, 1)], 6);
+    let order: Vec<_> = tokens.iter().map(Token::order).collect();
+    assert_eq!(order, [(5, 0), (5, 1), (5, 2), (9, 0), (far, 1), (far, 2)]);
+    let (buckets, shift) = index(&tokens);
+    let nodes = ["a", "b", "c"].map(|name| Weighted { id: id(name), zone: None, capacity: 0 });
+    let (nodes, zones) = number_zones(1, nodes);
+    let inner = Inner { nodes, zones, tokens, buckets, shift, digest: OnceLock::new() };
+    for (key, first) in [(0, 0), (5, 0), (6, 3), (9, 3), (10, 4), (far, 4), (far + 1, 0), (u64::MAX, 0)] {
+        assert_eq!(inner.first_at(key), first, "{key}");
+    }
+    let mut picks = [9; 3];
+    inner.pick_owners(10, &mut picks);
+    assert_eq!(picks, [1, 2, 0]);
+}
