@@ -3,9 +3,11 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`sim`] | a cluster under a virtual clock, network and disk, from one seed |
+//! | [`membership`] | membership alone, at sizes that the whole cluster is not simulated at |
 //! | [`history`] | what clients saw, as lines of JSON, and the checker that judges it |
 //!
 //! Without the feature `cluster` this crate needs `kepler-protocol` alone and builds in seconds.
 
 pub mod history;
+pub mod membership;
 pub mod sim;
