@@ -1,0 +1,856 @@
+//! A node of the real machines: `Council`, `Catalog` and `Placement` of the protocol crate, with a
+//! glue that only carries things between them, the network and the disk.
+//!
+//! One input is one transaction: what the machines produced leaves after the commit, and a commit
+//! that fails takes the process with it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kepler_protocol::api::Durability;
+use kepler_protocol::catalog::command::{Command, CommandId, Consistency, Outcome};
+use kepler_protocol::catalog::electorate::{Electorate, HomeList};
+use kepler_protocol::catalog::memory::MemoryStorage;
+use kepler_protocol::catalog::storage::{Storage, StorageError};
+use kepler_protocol::catalog::{self, Catalog};
+use kepler_protocol::chunk::ChunkId;
+use kepler_protocol::name::Name;
+use kepler_protocol::node_id::NodeId;
+use kepler_protocol::quorum::{self, Placement};
+use kepler_protocol::ring::Ring;
+use kepler_protocol::roster::council::{self, Council, Founding, Peer};
+use kepler_protocol::roster::{ClusterId, DatabaseId, message as roster_message};
+use kepler_protocol::swim::{self, Swim};
+use kepler_protocol::time::Instant;
+use kepler_protocol::view::Metadata;
+use kepler_protocol::wire::seal::KeyRing;
+use kepler_protocol::version::{Content, Dot, Version};
+
+use super::clock_heap::Trace;
+use super::disk::{Data, Disk};
+use super::network::Place;
+use super::process::{Answer, Ask, Broken, Clocks, Durable, Input, Output, Process, Seat};
+use super::rng;
+
+/// How a cluster is set up, and which bugs are planted in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// `REPLICATION_FACTOR`.
+    pub replication_factor: u8,
+    /// `FORGET_AFTER_SECS`.
+    pub forget_after: Duration,
+    /// Planted in the catalog.
+    pub catalog: catalog::Faults,
+    /// Planted in the council.
+    pub council: council::Faults,
+    /// Planted in the placement of chunks.
+    pub quorum: quorum::Faults,
+    /// Planted here: the folder is not synced after a rename.
+    pub no_folder_sync: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            replication_factor: 3,
+            forget_after: Duration::from_secs(3600),
+            catalog: catalog::Faults::default(),
+            council: council::Faults::default(),
+            quorum: quorum::Faults::default(),
+            no_folder_sync: false,
+        }
+    }
+}
+
+/// What a kill leaves of a node.
+pub struct Room {
+    db: MemoryStorage,
+    backup: MemoryStorage,
+    disk: Disk,
+    secret: [u8; 32],
+    /// Kept with the identity, so that it outlives the database.
+    epoch: u64,
+    peers: Vec<Arc<swim::Record>>,
+    commit: Duration,
+    fails: bool,
+    stored: Vec<Version>,
+}
+
+impl Room {
+    fn keep(&mut self, chunk: ChunkId, folder: bool) -> bool {
+        let path = path_of(&chunk);
+        let temporary = format!("{path}.tmp");
+        let whole = self.disk.read(&path) == Ok(Data::Whole(chunk));
+        let written = whole
+            || self.disk.write(&temporary, chunk).is_ok()
+                && self.disk.sync_file(&temporary).is_ok()
+                && self.disk.rename(&temporary, &path).is_ok();
+        written && (!folder || self.disk.sync_dir("chunks").is_ok())
+    }
+
+    /// The version under a dot, wherever it is.
+    fn version(&self, dot: &Dot) -> Option<Version> {
+        self.db.survivor(dot).ok().flatten().map(|survivor| survivor.version)
+    }
+}
+
+fn path_of(chunk: &ChunkId) -> String {
+    format!("chunks/{chunk}")
+}
+
+impl Durable for Room {
+    fn power_cut(&mut self, random: &mut fastrand::Rng) {
+        self.disk.crash(random);
+    }
+
+    fn disk(&mut self) -> &mut Disk {
+        &mut self.disk
+    }
+
+    fn back_up(&mut self) {
+        self.backup = self.db.clone();
+    }
+
+    fn restore(&mut self) {
+        self.db = std::mem::take(&mut self.backup);
+    }
+
+    fn lose_database(&mut self) {
+        self.db = MemoryStorage::new();
+        self.peers.clear();
+    }
+
+    fn fail_commit(&mut self) {
+        self.fails = true;
+    }
+
+    fn set_commit_time(&mut self, commit: Duration) {
+        self.commit = commit;
+    }
+
+    fn take_stored(&mut self) -> Vec<Version> {
+        std::mem::take(&mut self.stored)
+    }
+
+    fn knows(&self, version: &Version) -> bool {
+        self.version(&version.dot).is_some()
+            || self.db.stub(&version.dot).ok().flatten().is_some()
+            || self.db.seen().is_ok_and(|seen| seen.contains(&version.dot))
+    }
+
+    fn holds(&self, chunk: &ChunkId) -> bool {
+        self.disk.durable(&path_of(chunk)) == Some(Data::Whole(*chunk))
+    }
+
+    fn survivors(&self) -> Vec<Version> {
+        self.db.all_survivors().filter(|s| s.published).map(|s| s.version.clone()).collect()
+    }
+}
+
+/// A question to a peer, as bytes where the machines have a wire form.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// To the council, with the key that the transport has proved.
+    Council([u8; 32], Vec<u8>),
+    /// To the catalog.
+    Catalog(Vec<u8>),
+    /// To the store: keep this chunk.
+    Store(ChunkId),
+    /// To membership: are you there?
+    Probe,
+    /// To membership: what I know; what do you?
+    Exchange(Vec<u8>),
+}
+
+/// An answer to a peer.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// From the council.
+    Council(Vec<u8>),
+    /// From the catalog.
+    Catalog(Vec<u8>),
+    /// From the store: whether the chunk is durable.
+    Stored(bool),
+    /// From membership: yes.
+    Here,
+    /// From membership.
+    Exchanged(Vec<u8>),
+}
+
+/// What a request was sent for.
+#[derive(Clone, Copy, Debug)]
+enum Sent {
+    Council(roster_message::RequestId),
+    Catalog(u64),
+    Store(u64),
+    Probe(u64),
+    Exchange,
+}
+
+/// What is placed, and for whom.
+enum Placing {
+    /// A client's write: publish it when it is placed.
+    Client { operation: u64, dot: Dot, value: ChunkId },
+    /// A `fast` version: settle it when it is placed.
+    Fast { dot: Dot },
+}
+
+/// What a command was given for.
+enum Issued {
+    Begin { operation: u64, value: ChunkId, durability: Durability },
+    Last { operation: u64 },
+    Abort { operation: u64 },
+    Nothing,
+}
+
+/// A running node.
+pub struct Node {
+    setup: Setup,
+    seat: Seat,
+    key: [u8; 32],
+    council: Council,
+    catalog: Catalog,
+    swim: Swim,
+    views: u64,
+    stale: bool,
+    ring: Ring,
+    roster_ring: (u64, Ring),
+    sent: BTreeMap<u64, Sent>,
+    next_request: u64,
+    issued: BTreeMap<CommandId, Issued>,
+    next_command: u64,
+    placements: BTreeMap<u64, (Placing, Placement, ChunkId)>,
+    next_placement: u64,
+    next_sweep: Instant,
+    outputs: VecDeque<Output<Node>>,
+}
+
+/// The council as the catalog's electorate.
+struct Electors<'a>(&'a Council);
+
+impl Electorate for Electors<'_> {
+    fn number(&self) -> Option<u64> {
+        self.0.number()
+    }
+
+    fn homes(&self, name: &Name) -> Vec<HomeList> {
+        let lists = self.0.homes(name).into_iter();
+        lists.map(|list| HomeList { nodes: list.nodes, majority: list.majority }).collect()
+    }
+
+    fn replicas(&self) -> usize {
+        self.0.replicas()
+    }
+
+    fn members(&self) -> Vec<(NodeId, DatabaseId)> {
+        self.0.members()
+    }
+
+    fn standing(&self) -> Result<(), String> {
+        self.0.standing()
+    }
+}
+
+fn id16(seed: u64, part: &str, index: u64) -> [u8; 16] {
+    let mut id = [0; 16];
+    id.copy_from_slice(&rng::bytes(seed, part, index)[..16]);
+    id
+}
+
+/// How often unpublished `fast` versions are looked for.
+const SWEEP: Duration = Duration::from_secs(3);
+
+/// How long a council waits for an answer.
+const COUNCIL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long membership waits for an answer over a stream.
+const PROBE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Requests whose late answers are still told apart.
+const REMEMBERED: u64 = 4096;
+
+impl Node {
+    fn unique(seat: &Seat) -> u64 {
+        (seat.place as u64) << 32 | seat.run
+    }
+
+    /// The council of this node.
+    pub const fn council(&self) -> &Council {
+        &self.council
+    }
+
+    fn place_of(&self, node: &NodeId) -> Option<Place> {
+        self.seat.ids.iter().position(|id| id == node)
+    }
+
+    fn request(&mut self, to: NodeId, request: Question, deadline: Instant, sent: Sent) {
+        let Some(to) = self.place_of(&to) else { return };
+        self.next_request += 1;
+        let id = self.next_request;
+        self.sent.insert(id, sent);
+        self.sent.remove(&(id.saturating_sub(REMEMBERED)));
+        self.outputs.push_back(Output::Request { to, id, request, deadline });
+    }
+
+    fn command(
+        &mut self,
+        room: &mut Room,
+        now: Instant,
+        command: Command,
+        issued: Issued,
+    ) -> Result<(), StorageError> {
+        self.next_command += 1;
+        let id = CommandId(self.next_command);
+        self.issued.insert(id, issued);
+        self.catalog.handle_command(&mut room.db, now, &Electors(&self.council), id, command)
+    }
+
+    fn client(
+        &mut self,
+        room: &mut Room,
+        clocks: Clocks,
+        operation: u64,
+        ask: Ask,
+    ) -> Result<(), StorageError> {
+        let (command, issued) = match ask {
+            Ask::Get { name } => (Command::Read { name }, Issued::Last { operation }),
+            Ask::Delete { name, only, precondition } => {
+                let durability = Durability::Quorum;
+                let created_at = clocks.wall;
+                let command = Command::Delete { name, version: only, precondition, durability, created_at };
+                (command, Issued::Last { operation })
+            }
+            Ask::Put { name, value, precondition, durability } => (
+                Command::Begin { name, precondition, durability },
+                Issued::Begin { operation, value, durability },
+            ),
+        };
+        self.command(room, clocks.now, command, issued)
+    }
+
+    fn place(&mut self, room: &mut Room, now: Instant, placing: Placing, value: ChunkId, durability: Durability) {
+        let replicas = self.council.replicas();
+        let number = self.council.number().unwrap_or(0);
+        if self.roster_ring.0 != number
+            && let Some(roster) = self.council.roster()
+        {
+            self.roster_ring = (number, roster.ring());
+        }
+        let preference = self.ring.preference(value.key(), replicas);
+        let owners = self.roster_ring.1.owners(value.key(), replicas);
+        let config = quorum::Config::new(durability, replicas);
+        let placement =
+            Placement::with_faults(now, config, preference, owners, self.seat.id, self.setup.quorum);
+        self.next_placement += 1;
+        self.placements.insert(self.next_placement, (placing, placement, value));
+        self.step_placement(room, now, self.next_placement);
+    }
+
+    fn step_placement(&mut self, room: &mut Room, now: Instant, id: u64) {
+        let folder = !self.setup.no_folder_sync;
+        loop {
+            let Some((_, placement, value)) = self.placements.get_mut(&id) else { return };
+            let Some(to) = placement.poll_transmit() else { return };
+            let value = *value;
+            if to == self.seat.id {
+                if room.keep(value, folder) {
+                    placement.handle_ack(now, to);
+                } else {
+                    placement.handle_failure(now, to);
+                }
+            } else {
+                let deadline = now + Duration::from_secs(5);
+                self.request(to, Question::Store(value), deadline, Sent::Store(id));
+            }
+        }
+    }
+
+    /// Takes up what placements came to.
+    fn end_placements(&mut self, room: &mut Room, clocks: Clocks) -> Result<bool, StorageError> {
+        let over: Vec<(u64, bool)> = self
+            .placements
+            .iter()
+            .filter_map(|(id, (_, placement, _))| {
+                let outcome = placement.outcome()?;
+                Some((*id, matches!(outcome, quorum::Outcome::Done { .. })))
+            })
+            .collect();
+        let any = !over.is_empty();
+        for (id, done) in over {
+            let Some((placing, ..)) = self.placements.remove(&id) else { continue };
+            let (command, issued) = match (placing, done) {
+                (Placing::Client { operation, dot, value }, true) => {
+                    let content = Some(Content { root: value, size: 1, chunks: 1, content_type: None });
+                    let command = Command::Publish { dot, content, created_at: clocks.wall };
+                    (command, Issued::Last { operation })
+                }
+                (Placing::Client { operation, dot, .. }, false) => {
+                    (Command::Abort { dot }, Issued::Abort { operation })
+                }
+                (Placing::Fast { dot }, true) => (Command::Settle { dot }, Issued::Nothing),
+                (Placing::Fast { .. }, false) => continue,
+            };
+            self.command(room, clocks.now, command, issued)?;
+        }
+        Ok(any)
+    }
+
+    /// Places the chunks of `fast` versions that nobody else knows yet.
+    fn sweep(&mut self, room: &mut Room, now: Instant) -> Result<(), StorageError> {
+        self.next_sweep = now + SWEEP;
+        let under_way: BTreeSet<Dot> = self
+            .placements
+            .values()
+            .filter_map(|(placing, ..)| match placing {
+                Placing::Fast { dot } => Some(*dot),
+                Placing::Client { .. } => None,
+            })
+            .collect();
+        for survivor in room.db.unpublished(None, 64)? {
+            let dot = survivor.version.dot;
+            let Some(content) = survivor.version.content else { continue };
+            if !under_way.contains(&dot) {
+                self.place(room, now, Placing::Fast { dot }, content.root, Durability::Quorum);
+            }
+        }
+        Ok(())
+    }
+
+    fn input(&mut self, room: &mut Room, clocks: Clocks, input: Input<Self>) -> Result<(), StorageError> {
+        let now = clocks.now;
+        self.council.advance(now);
+        match input {
+            Input::Client { operation, ask } => self.client(room, clocks, operation, ask)?,
+            Input::Datagram { from, bytes } => {
+                self.swim.handle_datagram(now, address(from), &bytes);
+            }
+            Input::Request { from, token, request } => {
+                let node = self.seat.ids[from];
+                match request {
+                    Question::Store(chunk) => {
+                        let response = Reply::Stored(room.keep(chunk, !self.setup.no_folder_sync));
+                        self.outputs.push_back(Output::Response { token, response });
+                    }
+                    Question::Probe => {
+                        self.outputs.push_back(Output::Response { token, response: Reply::Here });
+                    }
+                    Question::Exchange(bytes) => {
+                        if let Ok(answer) = self.swim.handle_exchange_request(now, &bytes) {
+                            let response = Reply::Exchanged(answer);
+                            self.outputs.push_back(Output::Response { token, response });
+                        }
+                    }
+                    Question::Council(key, bytes) => {
+                        let request = roster_message::Request::from_bytes(&bytes)
+                            .expect("a council sends what a council takes");
+                        let peer = Peer { node, key };
+                        let response = self.council.handle_request(&mut room.db, now, peer, request)?;
+                        let response = Reply::Council(response.to_bytes());
+                        self.outputs.push_back(Output::Response { token, response });
+                    }
+                    Question::Catalog(bytes) => {
+                        let request = catalog::message::Request::from_bytes(&bytes)
+                            .expect("a catalog sends what a catalog takes");
+                        let electors = Electors(&self.council);
+                        self.catalog.handle_request(&mut room.db, now, &electors, node, token, request)?;
+                    }
+                }
+            }
+            Input::Response { from, id, response } => {
+                let node = self.seat.ids[from];
+                match self.sent.get(&id) {
+                    Some(Sent::Council(id)) => {
+                        let id = *id;
+                        let result = match response {
+                            Some(Reply::Council(bytes)) => Ok(roster_message::Response::from_bytes(&bytes)
+                                .expect("a council answers what a council takes")),
+                            _ => Err(council::Unreachable),
+                        };
+                        self.council.handle_response(&mut room.db, now, id, node, result)?;
+                    }
+                    Some(Sent::Catalog(id)) => {
+                        let id = *id;
+                        let result = match response {
+                            Some(Reply::Catalog(bytes)) => Ok(catalog::message::Response::from_bytes(&bytes)
+                                .expect("a catalog answers what a catalog takes")),
+                            _ => Err(catalog::Unreachable),
+                        };
+                        let electors = Electors(&self.council);
+                        self.catalog.handle_response(&mut room.db, now, &electors, id, node, result)?;
+                    }
+                    Some(Sent::Store(id)) => {
+                        let id = *id;
+                        if let Some((_, placement, _)) = self.placements.get_mut(&id) {
+                            match response {
+                                Some(Reply::Stored(true)) => placement.handle_ack(now, node),
+                                _ => placement.handle_failure(now, node),
+                            }
+                            self.step_placement(room, now, id);
+                        }
+                    }
+                    Some(Sent::Probe(probe)) => {
+                        let probe = *probe;
+                        self.swim.handle_stream_probe(now, probe, response.is_some());
+                    }
+                    Some(Sent::Exchange) => {
+                        if let Some(Reply::Exchanged(bytes)) = response {
+                            // Another cluster's answer is refused by the machine: nothing to do.
+                            let _ = self.swim.handle_exchange_response(now, &bytes);
+                        }
+                    }
+                    None => {}
+                }
+            }
+            Input::Timeout => {
+                self.swim.handle_timeout(now);
+                if self.council.poll_timeout() <= now {
+                    self.council.handle_timeout(&mut room.db, now)?;
+                }
+                if self.catalog.poll_timeout().is_some_and(|at| at <= now) {
+                    self.catalog.handle_timeout(&mut room.db, now, &Electors(&self.council))?;
+                }
+                let due: Vec<u64> = self
+                    .placements
+                    .iter()
+                    .filter(|(_, (_, p, _))| p.poll_timeout().is_some_and(|at| at <= now))
+                    .map(|(id, _)| *id)
+                    .collect();
+                for id in due {
+                    if let Some((_, placement, _)) = self.placements.get_mut(&id) {
+                        placement.handle_timeout(now);
+                    }
+                    self.step_placement(room, now, id);
+                }
+                if self.next_sweep <= now {
+                    self.sweep(room, now)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries what one machine says to the others until all are silent.
+    fn settle(&mut self, room: &mut Room, clocks: Clocks) -> Result<(), StorageError> {
+        let now = clocks.now;
+        loop {
+            let mut busy = self.end_placements(room, clocks)?;
+            while let Some(event) = self.council.poll_event() {
+                busy = true;
+                self.council_event(room, now, event)?;
+            }
+            while let Some(event) = self.catalog.poll_event() {
+                busy = true;
+                self.catalog_event(room, clocks, event)?;
+            }
+            if !busy {
+                break;
+            }
+        }
+        while let Some((to, id, request)) = self.council.poll_transmit() {
+            let question = Question::Council(self.key, request.to_bytes());
+            self.request(to, question, now + COUNCIL_DEADLINE, Sent::Council(id));
+        }
+        while let Some(transmit) = self.catalog.poll_transmit() {
+            match transmit {
+                catalog::Transmit::Request { to, id, request, deadline } => {
+                    self.request(to, Question::Catalog(request.to_bytes()), deadline, Sent::Catalog(id));
+                }
+                catalog::Transmit::Response { token, response } => {
+                    let response = Reply::Catalog(response.to_bytes());
+                    self.outputs.push_back(Output::Response { token, response });
+                }
+            }
+        }
+        self.membership(room, now)?;
+        if self.stale {
+            self.stale = false;
+            self.views += 1;
+            let view = self.swim.view(self.views);
+            self.ring = view.ring().clone();
+            room.peers = self.swim.members().map(|(_, record)| Arc::clone(record)).collect();
+            self.council.handle_view(&mut room.db, now, &view)?;
+            self.catalog.handle_view(&mut room.db, now, &Electors(&self.council), &view)?;
+            return self.settle(room, clocks);
+        }
+        while let Some(transmit) = self.swim.poll_transmit() {
+            if let Some(to) = place_at(transmit.to).filter(|to| *to < self.seat.ids.len()) {
+                self.outputs.push_back(Output::Datagram { to, bytes: transmit.datagram });
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells membership what to say, and the others what it heard.
+    fn membership(&mut self, room: &mut Room, now: Instant) -> Result<(), StorageError> {
+        self.swim.set_ready(self.council.standing().is_ok());
+        if let Some(constants) = self.council.constants() {
+            self.swim.set_constants(constants);
+        }
+        self.swim.set_announcement(swim::Announcement {
+            seen_digest: self.catalog.seen_digest(),
+            database: self.council.database(),
+            mark: self.council.mark(),
+            roster: self.council.number().unwrap_or(0),
+        });
+        while let Some(event) = self.swim.poll_event() {
+            match event {
+                swim::Event::MemberChanged { .. } => self.stale = true,
+                swim::Event::Announced { node, announcement } => {
+                    let swim::Announcement { seen_digest, database, mark, roster } = announcement;
+                    self.council.handle_announcement(&mut room.db, now, node, roster, database, mark)?;
+                    self.catalog.handle_announcement(now, node, database, seen_digest);
+                }
+                swim::Event::StreamProbe { target, token } => {
+                    let deadline = now + PROBE_DEADLINE;
+                    self.request(target, Question::Probe, deadline, Sent::Probe(token));
+                }
+                swim::Event::PushPull { to } => {
+                    let payload = self.swim.exchange_payload();
+                    self.request(to, Question::Exchange(payload), now + COUNCIL_DEADLINE, Sent::Exchange);
+                }
+                swim::Event::IdInUse { .. }
+                | swim::Event::Refuted { .. }
+                | swim::Event::ForeignCluster { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn council_event(
+        &mut self,
+        room: &mut Room,
+        now: Instant,
+        event: council::Event,
+    ) -> Result<(), StorageError> {
+        match event {
+            council::Event::Adopted(_)
+            | council::Event::FloorKnown
+            | council::Event::Ready(_)
+            | council::Event::DatabaseReplaced(_) => {
+                self.catalog.handle_roster(&mut room.db, now, &Electors(&self.council))
+            }
+            council::Event::Refused(_) => Ok(()),
+        }
+    }
+
+    fn catalog_event(
+        &mut self,
+        room: &mut Room,
+        clocks: Clocks,
+        event: catalog::Event,
+    ) -> Result<(), StorageError> {
+        match event {
+            catalog::Event::Completed { id, outcome } => {
+                let Some(issued) = self.issued.remove(&id) else { return Ok(()) };
+                self.completed(room, clocks, issued, outcome);
+            }
+            catalog::Event::Written { dot, .. } => {
+                if let Some(version) = room.version(&dot) {
+                    room.stored.push(version);
+                }
+            }
+            catalog::Event::SeenChanged => self.council.handle_seen_grown(&mut room.db, clocks.now)?,
+            catalog::Event::Behind { from, number } => self.council.handle_behind(clocks.now, from, number),
+            catalog::Event::Ready(_)
+            | catalog::Event::Exchanged { .. }
+            | catalog::Event::Contradiction { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn completed(&mut self, room: &mut Room, clocks: Clocks, issued: Issued, outcome: Outcome) {
+        let (operation, answer) = match (issued, outcome) {
+            (Issued::Begin { operation, value, durability }, Outcome::Begun { dot }) => {
+                let placing = Placing::Client { operation, dot, value };
+                self.place(room, clocks.now, placing, value, durability);
+                return;
+            }
+            (Issued::Abort { operation }, _) => (operation, Answer::NoOwners),
+            (Issued::Nothing, _) => return,
+            (Issued::Last { operation } | Issued::Begin { operation, .. }, outcome) => match outcome {
+                Outcome::Published { version, .. } => (operation, Answer::Written(version)),
+                Outcome::Read { survivors, consistency } => {
+                    let local = consistency == Consistency::Local;
+                    (operation, Answer::Read { survivors, local })
+                }
+                Outcome::Refused(refusal) => (operation, Answer::Refused(refusal)),
+                Outcome::Begun { .. } | Outcome::Done => return,
+            },
+        };
+        self.outputs.push_back(Output::Answer { operation, answer });
+    }
+}
+
+impl Process for Node {
+    type Durable = Room;
+    type Config = Setup;
+    type Request = Question;
+    type Response = Reply;
+
+    fn blank(_: &Setup, seat: &Seat) -> Room {
+        Room {
+            db: MemoryStorage::new(),
+            backup: MemoryStorage::new(),
+            disk: Disk::default(),
+            secret: rng::bytes(seat.seed, "identity", Self::unique(seat)),
+            epoch: 0,
+            peers: Vec::new(),
+            commit: Duration::from_millis(1),
+            fails: false,
+            stored: Vec::new(),
+        }
+    }
+
+    fn start(setup: &Setup, seat: Seat, room: &mut Room, clocks: Clocks) -> Result<Self, Broken> {
+        let unique = Self::unique(&seat);
+        room.fails = false;
+        room.epoch += 1;
+        let identity = swim::SigningKey::from_bytes(&room.secret);
+        let key = identity.verifying_key().to_bytes();
+        room.db.begin();
+        let founding = if seat.place == 0 && seat.run == 1 {
+            Founding::Found { cluster: ClusterId(id16(seat.seed, "cluster", 0)) }
+        } else {
+            Founding::Join
+        };
+        let council = council::Config {
+            node: seat.id,
+            key,
+            zone: None,
+            capacity: 1 << 30,
+            replication_factor: setup.replication_factor,
+            forget_after: setup.forget_after,
+            founding,
+            fresh_database: DatabaseId(id16(seat.seed, "database", unique)),
+            seed: rng::word(seat.seed, "council", unique),
+        };
+        let council = Council::open_with_faults(council, setup.council, &mut room.db, clocks.now)
+            .map_err(|_| Broken)?;
+        let mut config = catalog::Config::new(seat.id);
+        config.faults = setup.catalog;
+        let seed = rng::word(seat.seed, "catalog", unique);
+        let generation = rng::word(seat.seed, "generation", unique);
+        let catalog =
+            Catalog::open(config, &mut room.db, clocks.now, seed, generation).map_err(|_| Broken)?;
+        let founder = seat.place == 0 && seat.run == 1;
+        let seeds = if founder { vec![] } else { (0..2).filter(|p| *p != seat.place).map(address).collect() };
+        let swim = swim::Config {
+            id: seat.id,
+            identity,
+            metadata: Metadata {
+                key,
+                addr: address(seat.place).ip(),
+                gossip_port: GOSSIP_PORT,
+                transfer_port: 5000,
+                http_port: 3000,
+                zone: None,
+                capacity: 1 << 30,
+                version: String::new(),
+            },
+            keys: KeyRing::open_to_all(),
+            epoch: room.epoch,
+            period: Duration::from_millis(500),
+            seeds,
+            peers: room.peers.clone(),
+            constants: council.constants(),
+        };
+        let swim = Swim::new(clocks.now, swim, rng::stream(seat.seed, "swim", unique));
+        let mut node = Self {
+            setup: *setup,
+            key,
+            council,
+            catalog,
+            swim,
+            views: 0,
+            stale: true,
+            ring: Ring::default(),
+            roster_ring: (u64::MAX, Ring::default()),
+            sent: BTreeMap::new(),
+            next_request: 0,
+            issued: BTreeMap::new(),
+            next_command: 0,
+            placements: BTreeMap::new(),
+            next_placement: 0,
+            next_sweep: clocks.now + SWEEP,
+            outputs: VecDeque::new(),
+            seat,
+        };
+        let opened = (|| {
+            node.catalog.handle_roster(&mut room.db, clocks.now, &Electors(&node.council))?;
+            node.settle(room, clocks)?;
+            node.council.note_commit(&mut room.db)
+        })();
+        opened.map_err(|_: StorageError| Broken)?;
+        room.db.commit();
+        Ok(node)
+    }
+
+    fn handle(&mut self, room: &mut Room, clocks: Clocks, input: Input<Self>) -> Result<(), Broken> {
+        room.db.begin();
+        let done = self.input(room, clocks, input).and_then(|()| self.settle(room, clocks)).and_then(|()| {
+            if room.db.changes() > 0 { self.council.note_commit(&mut room.db) } else { Ok(()) }
+        });
+        if done.is_err() || (room.db.changes() > 0 && std::mem::take(&mut room.fails)) {
+            room.db.rollback();
+            room.stored.clear();
+            return Err(Broken);
+        }
+        room.db.commit();
+        if self.poll_timeout().is_some_and(|t| t <= clocks.now) && std::env::var("SPIN").is_ok() {
+            eprintln!("{:?} council {:?} catalog {:?} swim {:?} placements {:?}", clocks.now, self.council.poll_timeout(), self.catalog.poll_timeout(), self.swim.poll_timeout(), self.placements.values().map(|(_, p, _)| p.poll_timeout()).collect::<Vec<_>>());
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Option<Output<Self>> {
+        self.outputs.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let placements = self.placements.values().filter_map(|(_, p, _)| p.poll_timeout());
+        let council = Some(self.council.poll_timeout());
+        let machines = [council, self.catalog.poll_timeout(), self.swim.poll_timeout()];
+        placements.chain(machines.into_iter().flatten()).chain([self.next_sweep]).min()
+    }
+
+    fn commit_time(&self, room: &Room) -> Duration {
+        room.commit
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.council.standing()
+    }
+
+    fn membership(&self) -> u64 {
+        let mut members = Trace::default();
+        for (state, record) in self.swim.members() {
+            let statement = record.statement();
+            members.mix_bytes(statement.id.as_str().as_bytes());
+            members.mix(statement.incarnation);
+            members.mix(state as u64);
+        }
+        members.value()
+    }
+
+    fn replicas(&self) -> usize {
+        self.council.replicas()
+    }
+}
+
+const GOSSIP_PORT: u16 = 4000;
+
+fn address(place: Place) -> SocketAddr {
+    SocketAddr::from(([10, 0, (place >> 8) as u8, place as u8], GOSSIP_PORT))
+}
+
+fn place_at(address: SocketAddr) -> Option<Place> {
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            let [ten, _, high, low] = ip.octets();
+            (ten == 10).then_some(usize::from(high) << 8 | usize::from(low))
+        }
+        IpAddr::V6(_) => None,
+    }
+}

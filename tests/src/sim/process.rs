@@ -1,0 +1,253 @@
+//! What the world needs of a node's process, so that the harness can be tried on a toy too.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use kepler_protocol::api::Durability;
+use kepler_protocol::catalog::command::{Precondition, Refusal};
+use kepler_protocol::chunk::ChunkId;
+use kepler_protocol::name::Name;
+use kepler_protocol::node_id::NodeId;
+use kepler_protocol::time::{Instant, UnixMillis};
+use kepler_protocol::version::{Dot, Version};
+
+use super::disk::Disk;
+use super::network::Place;
+
+/// What time a process believes it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks {
+    /// Monotonic, from an origin of this run of the process.
+    pub now: Instant,
+    /// The wall clock: anything.
+    pub wall: UnixMillis,
+}
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Stores a value under a name.
+    Put {
+        /// The name.
+        name: Name,
+        /// The value.
+        value: ChunkId,
+        /// What must hold.
+        precondition: Precondition,
+        /// What 200 promises.
+        durability: Durability,
+    },
+    /// Deletes a name or one version of it.
+    Delete {
+        /// The name.
+        name: Name,
+        /// Only this version.
+        only: Option<Dot>,
+        /// What must hold.
+        precondition: Precondition,
+    },
+    /// Reads a name.
+    Get {
+        /// The name.
+        name: Name,
+    },
+}
+
+impl Ask {
+    /// The name asked about.
+    pub fn name(&self) -> &Name {
+        match self {
+            Self::Put { name, .. } | Self::Delete { name, .. } | Self::Get { name } => name,
+        }
+    }
+}
+
+/// What a client is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// 200 or 204.
+    Written(Version),
+    /// 200 or 404: the survivors, tombstones included.
+    Read {
+        /// By dot.
+        survivors: Vec<Version>,
+        /// No majority answered.
+        local: bool,
+    },
+    /// Certainly not done.
+    Refused(Refusal),
+    /// Not done, for a reason of the harness's own: too few chunk owners answered.
+    NoOwners,
+}
+
+/// What happens to a process.
+#[derive(Clone, Debug)]
+pub enum Input<P: Process> {
+    /// A datagram came.
+    Datagram {
+        /// The node that sent it; its address is what the process sees.
+        from: Place,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// A peer asks.
+    Request {
+        /// Who.
+        from: Place,
+        /// Names the request for [`Output::Response`]; never reused.
+        token: u64,
+        /// What.
+        request: P::Request,
+    },
+    /// A peer answered, or the deadline of a request has passed.
+    Response {
+        /// Who was asked.
+        from: Place,
+        /// The id in [`Output::Request`].
+        id: u64,
+        /// What was answered, if anything.
+        response: Option<P::Response>,
+    },
+    /// A client asks.
+    Client {
+        /// Names the operation.
+        operation: u64,
+        /// What.
+        ask: Ask,
+    },
+    /// The instant that the process asked for has come.
+    Timeout,
+}
+
+/// What a process wants done.
+#[derive(Clone, Debug)]
+pub enum Output<P: Process> {
+    /// Send a datagram.
+    Datagram {
+        /// To whom.
+        to: Place,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// Ask a peer. Answered by exactly one [`Input::Response`], or more where messages are doubled.
+    Request {
+        /// Whom.
+        to: Place,
+        /// Comes back with the answer; never reused by this run of the process.
+        id: u64,
+        /// What.
+        request: P::Request,
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// Answer a peer.
+    Response {
+        /// The request's token.
+        token: u64,
+        /// What.
+        response: P::Response,
+    },
+    /// Answer a client.
+    Answer {
+        /// The operation.
+        operation: u64,
+        /// What.
+        answer: Answer,
+    },
+}
+
+/// Who a node is, whatever happens to its disk.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// Its place in the cluster.
+    pub place: Place,
+    /// Its id.
+    pub id: NodeId,
+    /// All ids, by place.
+    pub ids: Vec<NodeId>,
+    /// Counts its starts; part of the seed of the process's own generator.
+    pub run: u64,
+    /// The seed of the whole run.
+    pub seed: u64,
+}
+
+/// A step could not be made durable: the process stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken;
+
+/// What a kill leaves of a node, and what may happen to it.
+pub trait Durable {
+    /// The power failed: what was not synced may be gone.
+    fn power_cut(&mut self, random: &mut fastrand::Rng);
+    /// The chunk files.
+    fn disk(&mut self) -> &mut Disk;
+    /// Puts a copy of the database aside.
+    fn back_up(&mut self);
+    /// Replaces the database by the copy, or by nothing where there is none.
+    fn restore(&mut self);
+    /// Deletes the database.
+    fn lose_database(&mut self);
+    /// Makes the next commit fail.
+    fn fail_commit(&mut self);
+    /// Sets how long commits take.
+    fn set_commit_time(&mut self, commit: Duration);
+
+    /// Versions stored since this was asked last.
+    fn take_stored(&mut self) -> Vec<Version>;
+    /// Whether a version, or what supersedes it, is durable here.
+    fn knows(&self, version: &Version) -> bool;
+    /// Whether a chunk would be here after a power cut.
+    fn holds(&self, chunk: &ChunkId) -> bool;
+    /// All published survivors, by dot.
+    fn survivors(&self) -> Vec<Version>;
+}
+
+/// A node's process: everything that a kill loses. Its effects leave it through [`Process::poll`]
+/// only, after the step that made them is durable.
+pub trait Process: Sized + 'static {
+    /// What a kill leaves.
+    type Durable: Durable;
+    /// How the process is set up; the same for all nodes.
+    type Config: Clone;
+    /// A question to a peer.
+    type Request: Clone + Debug;
+    /// An answer to a peer.
+    type Response: Clone + Debug;
+
+    /// What a node has that never ran.
+    fn blank(config: &Self::Config, seat: &Seat) -> Self::Durable;
+    /// Starts on what is durable.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    fn start(
+        config: &Self::Config,
+        seat: Seat,
+        durable: &mut Self::Durable,
+        clocks: Clocks,
+    ) -> Result<Self, Broken>;
+    /// One step; what it wrote is durable when it returns.
+    ///
+    /// # Errors
+    /// It could not be made durable: nothing of it may leave, and the process is gone.
+    fn handle(
+        &mut self,
+        durable: &mut Self::Durable,
+        clocks: Clocks,
+        input: Input<Self>,
+    ) -> Result<(), Broken>;
+    /// What the step wants done.
+    fn poll(&mut self) -> Option<Output<Self>>;
+    /// When it wants [`Input::Timeout`].
+    fn poll_timeout(&self) -> Option<Instant>;
+    /// How long the last step's commit took.
+    fn commit_time(&self, durable: &Self::Durable) -> Duration;
+    /// Whether it serves clients; else why not.
+    fn ready(&self) -> Result<(), String>;
+    /// A fingerprint of what it believes of the members: states and incarnations.
+    fn membership(&self) -> u64 {
+        0
+    }
+    /// N, as its roster has it.
+    fn replicas(&self) -> usize;
+}

@@ -1,0 +1,615 @@
+//! One run from a seed: warm-up, chaos, heal, liveness, verify.
+//!
+//! A [`Plan`] holds everything that is decided before the run, so that it can be printed, run
+//! again, and shrunk by leaving parts out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use kepler_protocol::api::Durability;
+use kepler_protocol::time::Instant;
+
+use super::client::{self, Clients, Kind, Planned, Workload, name_of};
+use super::faults::{self, Budget, Fault};
+use super::invariants::{Ledger, Violation};
+use super::network::{Link, Place};
+use super::process::{Answer, Durable, Process};
+use super::rng;
+use super::world::{Happening, World};
+
+/// What a run is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Decides everything else.
+    pub seed: u64,
+    /// How many nodes.
+    pub nodes: usize,
+    /// How long things go wrong.
+    pub chaos: Duration,
+    /// What goes wrong.
+    pub budget: Budget,
+    /// What clients do.
+    pub workload: Workload,
+    /// How links behave when nothing is wrong with them.
+    pub usual: Link,
+    /// Which wall clocks the nodes have: another number, other clocks.
+    pub clocks: u64,
+}
+
+impl Options {
+    /// The options that CI runs for a seed: three to five nodes, a minute and a half of chaos.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            nodes: [3, 3, 3, 4, 5][(seed % 5) as usize],
+            chaos: Duration::from_secs(90),
+            budget: Budget::default(),
+            workload: Workload::default(),
+            usual: Link { forged: 10_000, ..Link::default() },
+            clocks: 0,
+        }
+    }
+}
+
+/// Everything decided before a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What it was made from.
+    pub options: Options,
+    /// What goes wrong, in order of time; instants count from the end of the warm-up.
+    pub faults: Vec<(Instant, Fault)>,
+    /// What clients ask, in order of time; instants count from the end of the warm-up.
+    pub questions: Vec<Planned>,
+}
+
+impl Plan {
+    /// The plan of some options.
+    pub fn new(options: Options) -> Self {
+        let end = Instant::ZERO + options.chaos;
+        let mut random = rng::stream(options.seed, "faults", 0);
+        let faults = faults::plan(&options.budget, options.nodes, Instant::ZERO, end, &mut random);
+        let mut random = rng::stream(options.seed, "questions", 0);
+        let questions = client::plan(&options.workload, options.nodes, Instant::ZERO, end, &mut random);
+        Self { options, faults, questions }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:?}", self.options)?;
+        for (at, fault) in &self.faults {
+            writeln!(f, "{:>12} {fault}", at.as_micros())?;
+        }
+        for question in &self.questions {
+            let Planned { at, place, name, kind, durability } = question;
+            writeln!(f, "{:>12} {kind:?} of {name} through {place}, {durability:?}", at.as_micros())?;
+        }
+        Ok(())
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What was broken; empty if nothing.
+    pub violations: Vec<Violation>,
+    /// The fingerprint of all that happened.
+    pub trace: u64,
+    /// The fingerprint of the state in the end.
+    pub state: u64,
+    /// Virtual time.
+    pub simulated: Duration,
+    /// Faults injected.
+    pub faults: u64,
+    /// Messages lost, cut off or doubled.
+    pub disturbed: u64,
+    /// Forged datagrams delivered.
+    pub forged: u64,
+    /// Operations that ended ok, failed, or nobody knows.
+    pub operations: [u64; 3],
+    /// Datagrams and stream messages.
+    pub messages: u64,
+    /// Events of the loop.
+    pub events: u64,
+    /// Lines of JSON: what clients saw.
+    pub history: String,
+}
+
+impl Report {
+    /// Adds another run's figures; its violations too.
+    pub fn add(&mut self, other: &Self) {
+        self.violations.extend(other.violations.iter().cloned());
+        self.simulated += other.simulated;
+        self.faults += other.faults;
+        self.messages += other.messages;
+        self.disturbed += other.disturbed;
+        self.forged += other.forged;
+        self.events += other.events;
+        for (sum, more) in self.operations.iter_mut().zip(other.operations) {
+            *sum += more;
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hours = self.simulated.as_secs_f64() / 3600.0;
+        let [ok, fail, unknown] = self.operations;
+        write!(
+            f,
+            "{hours:.2} h simulated, {} faults, {} operations ({ok} ok, {fail} failed, {unknown} unknown), \
+             {} messages ({} lost or doubled), {} forged, {} events, {} violations",
+            self.faults,
+            ok + fail + unknown,
+            self.messages,
+            self.disturbed,
+            self.forged,
+            self.events,
+            self.violations.len(),
+        )
+    }
+}
+
+/// How long a cluster may take to become ready at first, and again when everything is healed.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// How long catalogs may differ once everything is healed and all are ready.
+const EQUAL_WITHIN: Duration = Duration::from_secs(30);
+
+/// How often a run looks whether it may go on.
+const LOOK: Duration = Duration::from_millis(250);
+
+const UNDO: u64 = 1 << 40;
+const QUESTION: u64 = 1 << 41;
+const RESTART: u64 = 1 << 42;
+
+/// A run under way.
+pub struct Run<P: Process> {
+    /// The cluster.
+    pub world: World<P>,
+    plan: Plan,
+    clients: Clients,
+    ledger: Ledger,
+    active: BTreeSet<usize>,
+    /// When a node last lost state that had been durable.
+    lost: BTreeMap<Place, Instant>,
+    started_at: Instant,
+    injected: u64,
+    healed: bool,
+}
+
+/// Runs a plan to its end.
+pub fn run<P: Process>(plan: &Plan, config: P::Config) -> Report {
+    Run::<P>::new(plan, config).to_end()
+}
+
+/// Leaves out faults and questions for as long as the run still fails.
+pub fn shrink<P: Process>(plan: &Plan, config: &P::Config, attempts: usize) -> Plan {
+    let mut best = plan.clone();
+    let mut left = attempts;
+    let mut piece = (best.faults.len() + best.questions.len()).div_ceil(2);
+    while piece > 0 && left > 0 {
+        let mut at = 0;
+        while at < best.faults.len() + best.questions.len() && left > 0 {
+            left -= 1;
+            let dropped = |index: usize| index >= at && index < at + piece;
+            let mut smaller = best.clone();
+            let mut index = 0;
+            let mut keep = || {
+                index += 1;
+                !dropped(index - 1)
+            };
+            smaller.faults.retain(|_| keep());
+            smaller.questions.retain(|_| keep());
+            if run::<P>(&smaller, config.clone()).violations.is_empty() {
+                at += piece;
+            } else {
+                best = smaller;
+            }
+        }
+        piece /= 2;
+    }
+    best
+}
+
+impl<P: Process> Run<P> {
+    /// A cluster that has not begun.
+    pub fn new(plan: &Plan, config: P::Config) -> Self {
+        let Options { seed, nodes, usual, clocks, .. } = plan.options;
+        let mut world = World::new(seed, nodes, config, usual);
+        if clocks > 0 {
+            let mut random = rng::stream(clocks, "wall", 0);
+            for node in &mut world.nodes {
+                node.wall = faults::any_wall(&mut random);
+            }
+        }
+        Self {
+            world,
+            plan: plan.clone(),
+            clients: Clients::default(),
+            ledger: Ledger::default(),
+            active: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            started_at: Instant::ZERO,
+            injected: 0,
+            healed: false,
+        }
+    }
+
+    /// All phases.
+    pub fn to_end(mut self) -> Report {
+        let phases: [fn(&mut Self) -> Result<(), Violation>; 4] =
+            [Self::warm_up, Self::chaos, Self::liveness, Self::verify];
+        for phase in phases {
+            if let Err(violation) = phase(&mut self) {
+                self.ledger.violations.push(violation);
+                break;
+            }
+        }
+        self.report()
+    }
+
+    fn warm_up(&mut self) -> Result<(), Violation> {
+        for place in 0..self.plan.options.nodes {
+            self.world.start(place);
+            self.advance(Duration::from_millis(300));
+        }
+        self.until_ready("warm-up")
+    }
+
+    fn chaos(&mut self) -> Result<(), Violation> {
+        self.started_at = self.world.now();
+        let offset = self.started_at.since(Instant::ZERO);
+        for (index, (at, _)) in self.plan.faults.iter().enumerate() {
+            self.world.mark(*at + offset, index as u64);
+        }
+        for (index, question) in self.plan.questions.iter().enumerate() {
+            self.world.mark(question.at + offset, QUESTION + index as u64);
+        }
+        self.advance(self.plan.options.chaos);
+        self.heal();
+        Ok(())
+    }
+
+    fn heal(&mut self) {
+        self.healed = true;
+        self.active.clear();
+        self.world.network.heal();
+        for place in 0..self.plan.options.nodes {
+            self.world.thaw(place);
+            let durable = &mut self.world.nodes[place].durable;
+            durable.set_commit_time(Duration::from_millis(1));
+            (durable.disk().failing, durable.disk().full) = (0, false);
+            self.world.start(place);
+        }
+    }
+
+    /// Every node is ready and takes a write, and then all catalogs are equal.
+    fn liveness(&mut self) -> Result<(), Violation> {
+        self.until_ready("healing")?;
+        self.advance(Duration::from_secs(2));
+        for place in 0..self.plan.options.nodes {
+            let planned = Planned {
+                at: self.world.now(),
+                place,
+                name: self.plan.options.workload.names + place,
+                kind: Kind::Put,
+                durability: Durability::Quorum,
+            };
+            let before = self.clients.ended[0];
+            self.ask(&planned);
+            let deadline = self.world.now() + Duration::from_secs(20);
+            while self.clients.ended[0] == before && self.world.now() < deadline {
+                self.advance(LOOK);
+            }
+            if self.clients.ended[0] == before {
+                return Err(self.violation("I17", format!("n{place} takes no write after healing")));
+            }
+        }
+        let deadline = self.world.now() + EQUAL_WITHIN;
+        loop {
+            let Some(difference) = self.difference() else { return Ok(()) };
+            if self.world.now() >= deadline {
+                return Err(self.violation("I10", difference));
+            }
+            self.advance(LOOK);
+        }
+    }
+
+    /// Reads every name through every node, and judges the history.
+    fn verify(&mut self) -> Result<(), Violation> {
+        for place in 0..self.plan.options.nodes {
+            for name in 0..self.plan.options.workload.names + self.plan.options.nodes {
+                let now = self.world.now();
+                let (node, run) = (self.world.nodes[place].id, self.world.nodes[place].run);
+                let (operation, ask) = self.clients.invoke_get(name, place, node.as_str(), run, now);
+                self.world.ask(place, operation, ask);
+            }
+        }
+        let deadline = self.world.now() + Duration::from_secs(30);
+        while self.clients.under_way() > 0 && self.world.now() < deadline {
+            self.advance(LOOK);
+        }
+        if self.clients.under_way() > 0 {
+            return Err(self.violation("I17", "a read is not answered after healing".into()));
+        }
+        Ok(())
+    }
+
+    fn violation(&self, invariant: &'static str, detail: String) -> Violation {
+        Violation { seed: self.plan.options.seed, invariant, at: self.world.now(), detail }
+    }
+
+    fn report(mut self) -> Report {
+        let nodes: Vec<String> = self.world.nodes.iter().map(|n| n.id.to_string()).collect();
+        let history = self.clients.complete(&self.ledger.stored, &nodes);
+        match crate::history::checker::check(&history) {
+            Ok(found) => {
+                for violation in found {
+                    let detail = violation.to_string();
+                    self.ledger.violations.push(self.violation(violation.invariant, detail));
+                }
+            }
+            Err(malformed) => {
+                self.ledger.violations.push(self.violation("history", malformed.to_string()));
+            }
+        }
+        let mut state = super::clock_heap::Trace::default();
+        for node in &self.world.nodes {
+            for version in node.durable.survivors() {
+                state.mix_bytes(version.dot.to_string().as_bytes());
+            }
+        }
+        let traffic = self.world.network.traffic;
+        Report {
+            violations: self.ledger.violations,
+            trace: self.world.trace.value(),
+            state: state.value(),
+            simulated: self.world.now().since(Instant::ZERO),
+            faults: self.injected,
+            disturbed: traffic.lost + traffic.doubled,
+            forged: self.world.counts.forged,
+            operations: self.clients.ended,
+            messages: traffic.datagrams + traffic.messages,
+            events: self.world.counts.events,
+            history: history.to_json_lines(),
+        }
+    }
+
+    fn until_ready(&mut self, phase: &str) -> Result<(), Violation> {
+        let deadline = self.world.now() + READY_WITHIN;
+        loop {
+            let reasons: Vec<String> = (0..self.plan.options.nodes).filter_map(|p| self.unready(p)).collect();
+            if reasons.is_empty() {
+                return Ok(());
+            }
+            if self.world.now() >= deadline {
+                return Err(self.violation("I17", format!("not ready after {phase}: {reasons:?}")));
+            }
+            self.advance(LOOK);
+        }
+    }
+
+    fn unready(&self, place: Place) -> Option<String> {
+        let Some(process) = &self.world.nodes[place].process else {
+            return Some(format!("n{place} does not run"));
+        };
+        let enough = process.replicas() >= self.plan.options.nodes.min(3);
+        match process.ready() {
+            Ok(()) if enough => None,
+            Ok(()) => Some(format!("n{place} knows too few members")),
+            Err(why) => Some(format!("n{place}: {why}")),
+        }
+    }
+
+    /// Where two catalogs differ, if any do.
+    fn difference(&self) -> Option<String> {
+        let first = self.world.nodes[0].durable.survivors();
+        self.world.nodes[1..].iter().find_map(|node| {
+            let other = node.durable.survivors();
+            let here: BTreeSet<_> = first.iter().map(|v| (&v.name, v.dot)).collect();
+            let there: BTreeSet<_> = other.iter().map(|v| (&v.name, v.dot)).collect();
+            (here != there).then(|| {
+                let difference: Vec<_> = here.symmetric_difference(&there).collect();
+                format!("catalogs of n0 and {} differ in {difference:?}", node.id)
+            })
+        })
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, time: Duration) {
+        let until = self.world.now() + time;
+        self.world.mark(until, u64::MAX);
+        while let Some(happening) = self.world.next(until) {
+            match happening {
+                Happening::Mark(u64::MAX) if self.world.now() == until => break,
+                Happening::Mark(mark) => self.marked(mark),
+                Happening::Stepped(place) => self.stepped(place),
+                Happening::Answered { operation, place, answer } => self.answered(operation, place, &answer),
+                Happening::Broken { operation } => self.clients.broken(operation, self.world.now()),
+                Happening::Tampered { place, forgery } => {
+                    let detail = format!("n{place} believed a datagram that was {forgery:?}");
+                    self.ledger.violations.push(self.violation("I19", detail));
+                }
+                Happening::Stopped(place) => {
+                    let at = self.world.now() + Duration::from_secs(1);
+                    self.world.mark(at, RESTART + place as u64);
+                }
+            }
+        }
+    }
+
+    fn stepped(&mut self, place: Place) {
+        let now = self.world.now();
+        for version in self.world.nodes[place].durable.take_stored() {
+            self.ledger.stored(self.plan.options.seed, now, version);
+        }
+    }
+
+    fn answered(&mut self, operation: u64, place: Place, answer: &Answer) {
+        self.world.trace.mix(operation);
+        self.clients.answered(operation, answer, self.world.now());
+        let Answer::Written(version) = answer else { return };
+        let Some((_, _, durability)) = self.clients.acknowledged.last() else { return };
+        let Some(process) = &self.world.nodes[place].process else { return };
+        let replicas = process.replicas();
+        let needed = match durability {
+            Durability::Fast => 1,
+            Durability::Quorum => replicas / 2 + 1,
+            Durability::All => replicas,
+        };
+        let know = self.world.nodes.iter().filter(|n| n.durable.knows(version)).count();
+        let chunk = version.content.as_ref().map(|c| c.root);
+        let hold =
+            chunk.map_or(needed, |chunk| self.world.nodes.iter().filter(|n| n.durable.holds(&chunk)).count());
+        if know < needed || hold < needed {
+            let detail = format!(
+                "operation {operation} ({}, {durability:?}) was acknowledged with {know} durable versions and \
+                 {hold} durable chunks where {needed} are needed",
+                version.dot
+            );
+            self.ledger.violations.push(self.violation("I4", detail));
+        }
+    }
+
+    fn ask(&mut self, planned: &Planned) {
+        let place = planned.place;
+        if !self.world.is_up(place) {
+            return;
+        }
+        let now = self.world.now();
+        let (node, run) = (self.world.nodes[place].id, self.world.nodes[place].run);
+        let (operation, ask) = self.clients.invoke(planned, node.as_str(), run, now);
+        self.world.ask(place, operation, ask);
+    }
+
+    fn marked(&mut self, mark: u64) {
+        match mark {
+            u64::MAX => {}
+            RESTART.. => self.world.start((mark - RESTART) as usize),
+            QUESTION.. => {
+                let planned = self.plan.questions[(mark - QUESTION) as usize];
+                self.ask(&planned);
+            }
+            UNDO.. if !self.healed => self.undo((mark - UNDO) as usize),
+            UNDO.. => {}
+            _ => self.inject(mark as usize),
+        }
+    }
+
+    fn later(&mut self, index: usize, time: Duration) {
+        let at = self.world.now() + time;
+        self.world.mark(at, UNDO + index as u64);
+        self.active.insert(index);
+    }
+
+    fn inject(&mut self, index: usize) {
+        self.injected += 1;
+        let fault = self.plan.faults[index].1.clone();
+        match fault {
+            Fault::Kill { place, power, down } => {
+                self.world.kill(place, power);
+                self.later(index, down);
+            }
+            Fault::LoseDatabase { place, down } => {
+                self.world.kill(place, false);
+                self.world.nodes[place].durable.lose_database();
+                self.lost.insert(place, self.world.now());
+                self.later(index, down);
+            }
+            Fault::RestoreDatabase { place, down } => {
+                self.world.kill(place, false);
+                self.world.nodes[place].durable.restore();
+                self.lost.insert(place, self.world.now());
+                self.later(index, down);
+            }
+            Fault::EmptyDisk { place, down } => {
+                self.world.kill(place, false);
+                self.world.wipe(place);
+                self.lost.insert(place, self.world.now());
+                self.later(index, down);
+            }
+            Fault::CommitFails { place, down } => {
+                self.world.nodes[place].durable.fail_commit();
+                self.later(index, down);
+            }
+            Fault::Freeze { place, time } => {
+                self.world.freeze(place);
+                self.later(index, time);
+            }
+            Fault::Cut { time, .. } | Fault::Lossy { time, .. } => {
+                self.later(index, time);
+                self.lay_network();
+            }
+            Fault::Clock { place, wall } => {
+                let moved = rng::word(self.plan.options.clocks, "jump", index as u64) % 4_000_000_000_000;
+                self.world.nodes[place].wall =
+                    if self.plan.options.clocks == 0 { wall } else { moved as i64 };
+            }
+            Fault::DiskErrors { place, count } => self.world.nodes[place].durable.disk().failing += count,
+            Fault::DiskFull { place, time } => {
+                self.world.nodes[place].durable.disk().full = true;
+                self.later(index, time);
+            }
+            Fault::SlowDisk { place, commit, time } => {
+                self.world.nodes[place].durable.set_commit_time(commit);
+                self.later(index, time);
+            }
+            Fault::Backup { place } => self.world.nodes[place].durable.back_up(),
+        }
+    }
+
+    fn undo(&mut self, index: usize) {
+        self.active.remove(&index);
+        match self.plan.faults[index].1.clone() {
+            Fault::Kill { place, .. }
+            | Fault::LoseDatabase { place, .. }
+            | Fault::RestoreDatabase { place, .. }
+            | Fault::EmptyDisk { place, .. }
+            | Fault::CommitFails { place, .. } => self.world.start(place),
+            Fault::Freeze { place, .. } => self.world.thaw(place),
+            Fault::Cut { .. } | Fault::Lossy { .. } => self.lay_network(),
+            Fault::DiskFull { place, .. } => self.world.nodes[place].durable.disk().full = false,
+            Fault::SlowDisk { place, .. } => {
+                self.world.nodes[place].durable.set_commit_time(Duration::from_millis(1));
+            }
+            Fault::Clock { .. } | Fault::DiskErrors { .. } | Fault::Backup { .. } => {}
+        }
+    }
+
+    /// Makes the network what the faults that last say.
+    fn lay_network(&mut self) {
+        let count = self.plan.options.nodes;
+        self.world.network.heal();
+        for index in &self.active {
+            match self.plan.faults[*index].1 {
+                Fault::Cut { hears, datagrams, streams, .. } => {
+                    for from in 0..count {
+                        for to in (0..count).filter(|to| hears >> (from * count + to) & 1 == 0) {
+                            self.world.network.change(from, to, |link| {
+                                link.datagrams &= !datagrams;
+                                link.streams &= !streams;
+                            });
+                        }
+                    }
+                }
+                Fault::Lossy { place, loss, duplication, delay, .. } => {
+                    for other in 0..count {
+                        for (from, to) in [(place, other), (other, place)] {
+                            self.world.network.change(from, to, |link| {
+                                (link.loss, link.duplication, link.delay) = (loss, duplication, delay);
+                            });
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Names that clients use, for whoever looks at a run from outside.
+    pub fn names(&self) -> BTreeMap<usize, String> {
+        (0..self.plan.options.workload.names).map(|i| (i, name_of(i).to_string())).collect()
+    }
+}

@@ -1,0 +1,108 @@
+//! The real machines under faults, seed by seed. `SEEDS=10000` runs more than CI does.
+
+use std::env;
+use std::process::Command;
+use std::time::Duration;
+
+use kepler_tests::sim::network::Link;
+use kepler_tests::sim::node::{Node, Setup};
+use kepler_tests::sim::run::{Options, Plan, Report, run, shrink};
+
+/// How many seeds a test runs, of what `SEEDS` asks for in all.
+fn seeds(usual: u64) -> u64 {
+    let asked = env::var("SEEDS").ok().and_then(|text| text.parse().ok());
+    asked.map_or(usual, |asked: u64| asked.max(1))
+}
+
+/// The first seed: `SEED=17` begins with that one.
+fn first() -> u64 {
+    env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Runs seeds; at the first that breaks something, prints its options, shrinks it, and fails.
+fn sweep(title: &str, count: u64, options: impl Fn(u64) -> Options) -> Report {
+    let setup = Setup::default();
+    let mut sum = Report::default();
+    for seed in first()..first() + count {
+        let plan = Plan::new(options(seed));
+        let report = run::<Node>(&plan, setup);
+        sum.add(&report);
+        if !report.violations.is_empty() {
+            let found: Vec<String> = report.violations.iter().take(5).map(ToString::to_string).collect();
+            let small = shrink::<Node>(&plan, &setup, if env::var("SHRINK").is_ok() { 200 } else { 0 });
+            panic!("{title}, seed {seed}:\n{}\nwith {small}", found.join("\n"));
+        }
+    }
+    println!("{title}: {sum}");
+    sum
+}
+
+#[test]
+fn every_promise_holds_under_mixed_faults() {
+    let count = seeds(60);
+    let sum = sweep("mixed faults", count, Options::new);
+    assert!(sum.operations[0] > count * 20, "hardly anything was acknowledged: {sum}");
+}
+
+#[test]
+fn every_promise_holds_with_half_of_all_messages_doubled() {
+    sweep("half of all messages doubled", seeds(15), |seed| Options {
+        usual: Link { duplication: 500_000, ..Link::default() },
+        ..Options::new(seed)
+    });
+}
+
+#[test]
+fn every_promise_holds_where_writers_race() {
+    sweep("racing writers", seeds(15), |seed| {
+        let mut options = Options::new(seed);
+        options.workload.every = Duration::from_millis(150);
+        (options.workload.names, options.workload.conditional) = (2, 60);
+        options.chaos = Duration::from_secs(40);
+        options
+    });
+}
+
+#[test]
+fn wall_clocks_decide_nothing() {
+    for seed in first()..first() + seeds(2) {
+        let of = |clocks| {
+            let mut options = Options { clocks, ..Options::new(seed) };
+            options.chaos = Duration::from_secs(40);
+            run::<Node>(&Plan::new(options), Setup::default())
+        };
+        let one = of(1);
+        for clocks in 2..=20 {
+            let other = of(clocks);
+            assert_eq!((one.state, one.trace), (other.state, other.trace), "seed {seed}, clocks {clocks}");
+        }
+    }
+}
+
+/// Set in the child that only prints its traces.
+const CHILD: &str = "KEPLER_TESTS_PRINT_TRACES";
+
+fn traces() -> String {
+    (0..3)
+        .map(|seed| {
+            let report = run::<Node>(&Plan::new(Options::new(seed)), Setup::default());
+            format!("trace {seed} {:016x} {:016x} {}\n", report.trace, report.state, report.history.len())
+        })
+        .collect()
+}
+
+#[test]
+fn one_seed_gives_one_trace_in_every_process() {
+    let here = traces();
+    if env::var(CHILD).is_ok() {
+        println!("{here}");
+        return;
+    }
+    let child = Command::new(env::current_exe().expect("this test runs from a file"))
+        .args(["--exact", "one_seed_gives_one_trace_in_every_process", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .expect("the test can run itself");
+    let there = String::from_utf8_lossy(&child.stdout);
+    assert!(there.contains(&here), "here:\n{here}\nin another process:\n{there}");
+}
