@@ -252,7 +252,11 @@ fn news_reaches_everybody_by_gossip_alone() {
         let (mut times, mut missed) = (Vec::new(), 0);
         for round in 0..rounds {
             let speaker = round * 7 % n;
-            net.with(speaker, |swim, _| swim.set_ready(round % 2 == 1));
+            net.with(speaker, |swim, _| {
+                let mut metadata = swim.own_record().statement().metadata.clone();
+                metadata.http_port += 1;
+                swim.set_metadata(metadata);
+            });
             let incarnation = net.hosts[speaker].swim.as_ref().unwrap().own_record().statement().incarnation;
             let took = net.run_until(secs(12), |net| {
                 (0..n).filter(|h| *h != speaker).all(|h| {
@@ -367,7 +371,9 @@ fn a_blank_node_takes_the_id_of_a_dead_one_and_never_of_a_live_one() {
         net.restart_blank(5);
         let taken =
             net.run_until(secs(40), |net| net.everybody_sees(5, State::Alive) && key(net, 0, 5) != held);
-        assert!(taken.is_some(), "seed {seed}: a dead node's id is free");
+        let seen: Vec<_> =
+            (0..8).map(|h| (net.state(h, 5), net.hosts[h].swim.as_ref().map(|s| s.counters()))).collect();
+        assert!(taken.is_some(), "seed {seed}: a dead node's id is free: {seen:?}");
     }
 }
 

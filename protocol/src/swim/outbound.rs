@@ -19,6 +19,17 @@ const MAX_QUEUE: usize = 4_096;
 /// Members told of a goodbye directly.
 const FAREWELLS: usize = 16;
 
+/// What a packet carries beside its message.
+#[derive(Clone, Copy, Debug)]
+struct Extras {
+    /// Random members, for a newcomer.
+    help: bool,
+    /// This node's own statement.
+    introduce: bool,
+    /// Broadcasts.
+    news: bool,
+}
+
 impl Swim {
     pub(super) fn ask(&mut self, now: Instant, to: Option<NodeId>, purpose: Purpose, until: Instant) -> u64 {
         self.nonces.ask(&mut self.rng, now, to, purpose, until)
@@ -37,13 +48,16 @@ impl Swim {
         message: Message,
         challenge: Option<u64>,
         newcomer: bool,
+        introduce: bool,
     ) {
-        self.send(true, addr, Some(id), message, challenge, newcomer);
+        let extras = Extras { help: newcomer, introduce, news: false };
+        self.send_packet(true, addr, Some(id), message, challenge, extras);
     }
 
     /// Sends with this node's own statement, for somebody who may not have it.
     pub(super) fn send_with_claim(&mut self, addr: SocketAddr, id: NodeId, message: Message) {
-        self.send_packet(true, addr, Some(id), message, None, false, true);
+        let extras = Extras { help: false, introduce: true, news: false };
+        self.send_packet(true, addr, Some(id), message, None, extras);
     }
 
     /// Refuses an id that is taken.
@@ -62,7 +76,9 @@ impl Swim {
         challenge: Option<u64>,
         help: bool,
     ) {
-        self.send_packet(urgent, addr, receiver, message, challenge, help, false);
+        let news = challenge.is_none();
+        let extras = Extras { help, introduce: false, news };
+        self.send_packet(urgent, addr, receiver, message, challenge, extras);
     }
 
     fn packet(&self, message: Message, challenge: Option<u64>) -> Packet {
@@ -73,10 +89,10 @@ impl Swim {
             health: self.health.value(),
             challenge,
             newcomer: !self.synced,
+            unknown: false,
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one place where all packets are made")]
     fn send_packet(
         &mut self,
         urgent: bool,
@@ -84,37 +100,33 @@ impl Swim {
         receiver: Option<NodeId>,
         message: Message,
         challenge: Option<u64>,
-        help: bool,
-        introduce: bool,
+        Extras { help, introduce, news }: Extras,
     ) {
         let room = self.sealer.room(receiver.as_ref());
-        let mut out = self.packet(message, challenge).to_bytes();
         let slot = receiver.and_then(|id| self.members.find(&id));
-        let (accusation, unmet, dead) = match slot.and_then(|slot| self.members.get(slot).map(|m| (slot, m)))
-        {
-            Some((slot, m)) => (self.accusation(slot, m), m.session.is_none(), m.state() == State::Dead),
-            None => (None, true, false),
-        };
+        let member = slot.and_then(|slot| self.members.get(slot).map(|m| (slot, m)));
+        let accusation = member.and_then(|(slot, m)| self.accusation(slot, m));
+        let dead = member.is_some_and(|(_, m)| m.state() == State::Dead);
+        let unknown = member.is_none() || dead;
+        let mut out = Packet { unknown, ..self.packet(message, challenge) }.to_bytes();
         // What the receiver is accused of comes first: nobody else can answer it.
         if let Some(accusation) = accusation {
             Update::Accusation(accusation).encode_to(&mut out);
         }
         let mut except = slot.map(Subject::Member);
-        if unmet || dead || introduce || challenge.is_some() {
+        if unknown || introduce {
             Update::Claim(self.me.claim().clone()).encode_to(&mut out);
             except = Some(Subject::Me);
         }
-        let known = slot.is_some() && !dead;
-        // A stranger is told who holds its id, so that it can speak louder than a predecessor that is gone.
-        if let Some(record) =
-            slot.and_then(|s| self.members.get(s)).filter(|_| dead || challenge.is_some()).map(|m| &m.record)
-        {
+        // Who is away for us is told what it, or who had its id before, said last: it must speak louder.
+        if let Some(record) = slot.and_then(|s| self.members.get(s)).filter(|_| dead).map(|m| &m.record) {
             let bytes = Update::Claim(record.claim().clone()).to_bytes();
             if out.len() + bytes.len() <= room {
                 out.extend(bytes);
             }
         }
-        if known || challenge.is_some() {
+        // The packets of one handshake go to one member: news in each of them would be told to too few.
+        if !unknown && news {
             let limit = self.config.transmit_limit(self.members.reachable() + 1);
             self.broadcasts.fill(&mut out, room, MAX_UPDATES - 16, limit, except);
         }

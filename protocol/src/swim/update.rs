@@ -45,6 +45,19 @@ impl Swim {
         })
     }
 
+    /// Whether a packet's sender has, after its updates were applied, another key than we know of it. It was not loud
+    /// enough, has been told so, and comes again.
+    pub(super) fn speaks_for_another(&self, slot: Slot, updates: &[Update]) -> bool {
+        let Some(member) = self.members.get(slot) else { return true };
+        let known = member.statement();
+        updates.iter().any(|update| match update {
+            Update::Claim(claim) => {
+                claim.statement().is_ok_and(|s| s.id == known.id && s.metadata.key != known.metadata.key)
+            }
+            _ => false,
+        })
+    }
+
     /// Changes a member and says so if its state or metadata differs after that.
     pub(super) fn transition(&mut self, _now: Instant, slot: Slot, change: impl FnOnce(&mut Member)) {
         let Some(before) = self.members.get(slot).map(|m| (m.state(), m.record.clone())) else { return };
@@ -140,7 +153,9 @@ impl Swim {
     /// Somebody repeats what this node, or one of the same name, once said.
     fn hear_oneself(&mut self, claim: Claim, statement: crate::wire::gossip::Statement) {
         let own = self.me.statement();
-        let louder = statement.incarnation > own.incarnation;
+        let other_key = statement.metadata.key != own.metadata.key;
+        let louder = statement.incarnation > own.incarnation
+            || (other_key && statement.incarnation == own.incarnation);
         if !louder || statement.incarnation - own.incarnation > MAX_JUMP {
             return;
         }
