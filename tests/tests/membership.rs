@@ -1,5 +1,7 @@
 //! Membership under simulation: how soon the dead are found, and that nobody else is.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 use std::time::Duration;
 
 use kepler_protocol::view::State;
@@ -371,9 +373,7 @@ fn a_blank_node_takes_the_id_of_a_dead_one_and_never_of_a_live_one() {
         net.restart_blank(5);
         let taken =
             net.run_until(secs(40), |net| net.everybody_sees(5, State::Alive) && key(net, 0, 5) != held);
-        let seen: Vec<_> =
-            (0..8).map(|h| (net.state(h, 5), net.hosts[h].swim.as_ref().map(|s| s.counters()))).collect();
-        assert!(taken.is_some(), "seed {seed}: a dead node's id is free: {seen:?}");
+        assert!(taken.is_some(), "seed {seed}: a dead node's id is free");
     }
 }
 
@@ -445,7 +445,7 @@ fn hostile_datagrams_change_nothing() {
         let forged = stranger.seal(Some(&node_id(*to)), &bytes[..bytes.len().min(200)]);
         net.inject(*from, *to, forged);
         injected += 6;
-        if injected % 600 == 0 {
+        if injected.is_multiple_of(600) {
             net.run(Duration::from_millis(100));
             assert_eq!(views(&net), before, "after {injected}");
         }

@@ -125,7 +125,7 @@ impl Swim {
             announcement: None,
         };
         let was_dead = self.members.get(slot).is_some_and(|m| m.state() == State::Dead);
-        self.transition(now, slot, |m| {
+        self.transition(slot, |m| {
             // An announcement of an earlier process is no news of this one.
             m.session = Some(Box::new(session));
             m.unheard = false;
@@ -141,7 +141,7 @@ impl Swim {
         }
         self.counters.accepted += 1;
         self.note_packet(slot, header.counter, packet.announcement, packet.health);
-        self.handle_answer(now, nonce, purpose, slot);
+        self.handle_answer(nonce, purpose, slot);
         if let Some(challenge) = packet.challenge {
             self.answer_challenge(from, slot, challenge, packet.unknown);
         }
@@ -217,7 +217,7 @@ impl Swim {
                     if let Some(session) = self.members.session_mut(slot).and_then(|m| m.session.as_mut()) {
                         session.answered = now;
                     }
-                    self.handle_answer(now, nonce, purpose, slot);
+                    self.handle_answer(nonce, purpose, slot);
                 }
             }
             Message::PingReq { nonce, target } => self.relay(now, sender, nonce, target),
@@ -241,7 +241,7 @@ impl Swim {
     }
 
     /// A member echoed a nonce.
-    fn handle_answer(&mut self, _now: Instant, nonce: u64, purpose: Purpose, slot: Slot) {
+    fn handle_answer(&mut self, nonce: u64, purpose: Purpose, slot: Slot) {
         match purpose {
             Purpose::Probe => {
                 if self.probes.succeed(nonce) {

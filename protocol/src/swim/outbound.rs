@@ -36,7 +36,7 @@ impl Swim {
     }
 
     /// Sends to a member at its own address.
-    pub(super) fn send_to_member(&mut self, _slot: Slot, addr: SocketAddr, id: NodeId, message: Message) {
+    pub(super) fn send_to_member(&mut self, addr: SocketAddr, id: NodeId, message: Message) {
         self.send(!matches!(message, Message::Gossip), addr, Some(id), message, None, false);
     }
 
@@ -192,7 +192,7 @@ impl Swim {
             };
             let spared = health > 0 && self.rng.u8(..=health) > 0;
             if !spared && !self.broadcasts.is_empty() {
-                self.send_to_member(slot, addr, id, Message::Gossip);
+                self.send_to_member(addr, id, Message::Gossip);
             }
         }
     }
@@ -230,7 +230,7 @@ impl Swim {
         for slot in dead {
             if let Some((addr, id)) = self.members.get(slot).map(|m| (m.addr(), m.id())) {
                 let nonce = self.ask(now, Some(id), Purpose::Contact, until);
-                self.send_to_member(slot, addr, id, Message::Ping { nonce });
+                self.send_to_member(addr, id, Message::Ping { nonce });
             }
         }
         let tried = if alone { seeds.len().min(16) } else { seeds.len().min(1) };
@@ -259,12 +259,11 @@ impl Swim {
 
     /// Asks `target` on behalf of `origin`. The nack goes at once: it says that the helper is there.
     pub(super) fn relay(&mut self, now: Instant, origin: NodeId, nonce: u64, target: NodeId) {
-        let found =
-            self.members.find(&target).and_then(|slot| self.members.get(slot).map(|m| (slot, m.addr())));
-        if let Some((slot, addr)) = found {
+        let found = self.members.find(&target).and_then(|slot| self.members.get(slot).map(Member::addr));
+        if let Some(addr) = found {
             let purpose = Purpose::Relay { origin, nonce };
             let own = self.ask(now, Some(target), purpose, now + self.config.period * 8);
-            self.send_to_member(slot, addr, target, Message::Ping { nonce: own });
+            self.send_to_member(addr, target, Message::Ping { nonce: own });
         }
         self.answer_origin(origin, Message::Nack { nonce });
     }
@@ -277,7 +276,7 @@ impl Swim {
         if let Some(slot) = self.members.find(&origin)
             && let Some(addr) = self.members.get(slot).map(Member::addr)
         {
-            self.send_to_member(slot, addr, origin, message);
+            self.send_to_member(addr, origin, message);
         }
     }
 

@@ -149,7 +149,7 @@ fn only_the_member_itself_says_that_it_left_and_nobody_then_calls_it_dead() {
     let (mut a, mut b) = pair();
     b.leave();
     b.left();
-    a.apply_claim(Instant::ZERO, b.me.claim().clone(), true);
+    a.apply_claim(b.me.claim().clone(), true);
     assert_eq!(a.member(&id("b")).unwrap().0, State::Left);
     let incarnation = b.me.statement().incarnation;
     a.apply_accusation(Instant::ZERO, accusation(&b, incarnation, State::Dead));
@@ -161,7 +161,7 @@ fn only_the_member_itself_says_that_it_left_and_nobody_then_calls_it_dead() {
 fn a_suspected_joiner_does_not_become_an_owner() {
     let (mut a, mut b) = pair();
     b.set_ready(false);
-    a.apply_claim(Instant::ZERO, b.me.claim().clone(), true);
+    a.apply_claim(b.me.claim().clone(), true);
     a.apply_accusation(Instant::ZERO, accusation(&b, b.me.statement().incarnation, State::Suspect));
     assert_eq!(a.member(&id("b")).unwrap().0, State::Joining);
     assert!(a.suspicions.next().is_some());
@@ -237,11 +237,11 @@ fn an_older_life_on_an_old_disk_speaks_louder_than_what_it_forgot() {
         b.set_ready(false);
         b.set_ready(true);
     }
-    a.apply_claim(Instant::ZERO, b.me.claim().clone(), true);
+    a.apply_claim(b.me.claim().clone(), true);
     let last = b.me.statement().incarnation;
     let mut restored = swim("b", 2);
     assert!(restored.me.statement().incarnation < last);
-    restored.apply_claim(Instant::ZERO, b.me.claim().clone(), true);
+    restored.apply_claim(b.me.claim().clone(), true);
     assert_eq!(restored.me.statement().incarnation, last + 1);
 }
 
