@@ -151,7 +151,7 @@ impl From<StorageError> for ForgetRefused {
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// A restarted node does not ask whether its database is the latest.
+    /// A restarted node does not wait for any answer before it takes its database for the latest.
     pub ready_without_nonces: bool,
     /// A database found to be behind goes on under its id.
     pub keep_database_id_when_behind: bool,
@@ -222,6 +222,11 @@ impl Held {
 
     fn phase(&self) -> Phase {
         Phase { number: self.number(), floor: self.floor.known().is_some() }
+    }
+
+    fn binds(&self, node: &NodeId, database: DatabaseId) -> bool {
+        let lists = [self.roster(), self.floor.previous()];
+        lists.into_iter().any(|r| r.members.get(node).is_some_and(|e| e.database == database))
     }
 
     fn knows(&self, node: &NodeId) -> bool {
@@ -684,6 +689,9 @@ impl Council {
     }
 
     fn heard_until(&self, held: &Held) -> Option<Instant> {
+        if self.faults.ready_without_nonces {
+            return Some(Instant::from_micros(u64::MAX));
+        }
         self.contact.heard_until(held.roster(), &self.config.node, self.config.forget_after / 2)
     }
 
