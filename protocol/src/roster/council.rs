@@ -22,6 +22,7 @@ mod answer;
 mod drive;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use minicbor::{Decode, Encode};
@@ -199,8 +200,9 @@ struct KnownFloor {
 struct Held {
     decided: Decided,
     floor: Floor,
-    ring: Ring,
-    previous_ring: Ring,
+    /// Built when a name is first asked about.
+    ring: OnceLock<Ring>,
+    previous_ring: OnceLock<Ring>,
     /// Whether the floor is written down.
     floor_kept: bool,
 }
@@ -208,8 +210,7 @@ struct Held {
 impl Held {
     fn new(decided: Decided) -> Self {
         let floor = Floor::new(&decided);
-        let (ring, previous_ring) = (decided.roster.ring(), floor.previous().ring());
-        Self { decided, floor, ring, previous_ring, floor_kept: false }
+        Self { decided, floor, ring: OnceLock::new(), previous_ring: OnceLock::new(), floor_kept: false }
     }
 
     const fn roster(&self) -> &Roster {
@@ -583,8 +584,8 @@ impl Council {
     /// the present roster is unknown (the one before first). Empty before admission.
     pub fn homes(&self, name: &Name) -> Vec<HomeList> {
         let Some(held) = &self.held else { return Vec::new() };
-        let list = |roster: &Roster, ring: &Ring| HomeList {
-            nodes: ring.owners(name.key(), roster.replicas()),
+        let list = |roster: &Roster, ring: &OnceLock<Ring>| HomeList {
+            nodes: ring.get_or_init(|| roster.ring()).owners(name.key(), roster.replicas()),
             majority: roster.majority(),
         };
         let present = list(held.roster(), &held.ring);

@@ -1,11 +1,13 @@
+mod duel;
 mod world;
 
 use std::time::Duration;
 
 use world::{World, id};
 
-use crate::roster::ClusterId;
-use crate::roster::council::{Faults, ForgetRefused, Founding};
+use crate::roster::council::{Faults, ForgetRefused, Founding, Peer};
+use crate::roster::message::{Question, RING_VERSION, Request};
+use crate::roster::{ClusterId, DatabaseId, Entry};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -342,14 +344,14 @@ fn heal(world: &mut World) {
 #[test]
 fn rosters_and_acknowledged_writes_survive_chaos() {
     let (mut acknowledged, mut reads) = (0, 0);
-    for seed in 0..40 {
+    for seed in 0..25 {
         let mut world = chaos(seed, Faults::default());
         world.check();
         heal(&mut world);
         acknowledged += world.acknowledged.len();
         reads += world.reads;
     }
-    assert!(acknowledged > 500 && reads > 2_000, "{acknowledged} writes, {reads} reads");
+    assert!(acknowledged > 300 && reads > 1_000, "{acknowledged} writes, {reads} reads");
 }
 
 /// A database restored from before an acknowledged write, which only it and one other had.
@@ -390,16 +392,18 @@ fn removed_unconfirmed(seed: u64, faults: Faults) -> World {
     // The one that is cut off was heard from late enough not to be given up with the dead one.
     world.run(world.forget_after - Duration::from_secs(4));
     world.group[away] = 1;
-    world.start(5);
-    let end = world.now + Duration::from_secs(12);
+    let removed = |w: &World| rest.iter().all(|i| w.council(*i).roster().unwrap().number > number);
+    let end = world.now + Duration::from_secs(14);
     while world.now < end {
         rest.iter().for_each(|reader| {
             world.read_name(*reader, "n0");
         });
         world.turn();
+        if world.nodes[5].council.is_none() && removed(&world) {
+            world.start(5);
+        }
     }
-    let removed = |index: &usize| world.council(*index).roster().unwrap().number > number;
-    assert!(rest.iter().any(removed), "seed {seed}\n{}", world.describe());
+    assert!(removed(&world), "seed {seed}\n{}", world.describe());
     world
 }
 
@@ -410,11 +414,17 @@ fn duel(seed: u64, faults: Faults) -> World {
     (0..3).for_each(|index| world.start(index));
     world.run_until("three are admitted", MINUTE, |w| w.settled(&all(3)));
     (3..7).for_each(|index| world.start(index));
-    (world.loss, world.doubled, world.crashes) = (10, 20, 150);
-    world.delay = Duration::from_millis(200);
+    (world.loss, world.doubled, world.crashes) = (10, 20, 100);
+    world.delay = Duration::from_millis(30);
     let end = world.now + Duration::from_secs(12);
     while world.now < end && world.violations.is_empty() {
-        world.turn();
+        let pause = world.rng.u64(5..150);
+        world.run(Duration::from_millis(pause));
+        if world.rng.u8(..3) == 0 {
+            world.group = (0..7).map(|_| world.rng.usize(..2)).collect();
+        }
+        let crashed = world.rng.usize(..7);
+        world.crash(crashed);
         for index in 0..7 {
             if world.nodes[index].council.is_none() {
                 world.start(index);
@@ -422,6 +432,49 @@ fn duel(seed: u64, faults: Faults) -> World {
         }
     }
     world
+}
+
+/// One member decides and is cut off before it can tell; the other that accepted restarts, and
+/// the third proposes something else.
+fn decided_unheard(seed: u64, faults: Faults) -> World {
+    let mut world = World::of(seed, 3);
+    world.nodes.iter_mut().for_each(|node| node.faults = faults);
+    world.start_all();
+    world.run_until("three are admitted", MINUTE, |w| w.settled(&all(3)));
+    world.add(Founding::Join);
+    world.add(Founding::Join);
+    let ask = |world: &mut World, member: usize, newcomer: usize| {
+        let key = [newcomer as u8 + 1; 32];
+        let entry =
+            Entry { key, database: DatabaseId(key[..16].try_into().unwrap()), zone: None, capacity: 1 };
+        let (database, ring_version) = (entry.database, RING_VERSION);
+        let question = Question::Join { entry, replication_factor: 3, ring_version };
+        let request = Request { number: 0, cluster: None, database, mark: 0, question };
+        let peer = Peer { node: id(newcomer), key };
+        world.step(member, |c, disk, now| c.handle_request(disk, now, peer, request).unwrap());
+    };
+    world.group = vec![0, 0, 1, 1, 0];
+    ask(&mut world, 0, 3);
+    world.run_until("it is decided", MINUTE, |w| w.decided.len() == 4);
+    world.group = vec![0, 1, 1, 1, 1];
+    world.crash(1);
+    world.start(1);
+    let end = world.now + Duration::from_secs(10);
+    while world.now < end && world.council(2).roster().unwrap().number == 3 {
+        ask(&mut world, 2, 4);
+        world.run(Duration::from_millis(100));
+    }
+    assert_eq!(world.council(2).roster().unwrap().number, 4, "seed {seed}\n{}", world.describe());
+    world
+}
+
+#[test]
+fn what_one_member_has_decided_is_decided_for_all() {
+    for seed in 0..20 {
+        let world = decided_unheard(seed, Faults::default());
+        world.check();
+        assert!(world.council(2).roster().unwrap().members.contains_key(&id(3)), "seed {seed}");
+    }
 }
 
 #[test]
@@ -435,12 +488,12 @@ fn a_name_is_not_read_from_who_lost_it_or_never_had_it() {
 #[test]
 fn duelling_proposers_that_crash_decide_one_roster_for_each_number() {
     let mut greatest = 0;
-    for seed in 0..30 {
+    for seed in 0..8 {
         let world = duel(seed, Faults::default());
         world.check();
         greatest = greatest.max(world.decided.len());
     }
-    assert!(greatest > 5, "hardly anything was decided");
+    assert!(greatest > 4, "hardly anything was decided");
 }
 
 /// Names a planted mistake and runs what finds it, from a seed.
@@ -461,10 +514,12 @@ fn planted_mistakes_are_found() {
         ("one list before the floor", |seed| {
             removed_unconfirmed(seed, Faults { single_list_before_floor: true, ..Faults::default() })
         }),
-        ("promises forgotten", |seed| duel(seed, Faults { forget_promises: true, ..Faults::default() })),
+        ("promises forgotten", |seed| {
+            decided_unheard(seed, Faults { forget_promises: true, ..Faults::default() })
+        }),
     ];
     for (name, run) in plants {
-        let found = (0..60).find(|seed| !run(*seed).violations.is_empty());
+        let found = (0..5).find(|seed| !run(*seed).violations.is_empty());
         eprintln!("{name}: found at seed {found:?}");
         assert!(found.is_some(), "{name} was not found");
     }
