@@ -87,8 +87,9 @@ impl Catalog {
         self.events.push_back(Event::Completed { id, outcome: Outcome::Refused(refusal) });
     }
 
-    /// Why this node takes no write, if it takes none. `fast` writes only need admission.
-    fn write_refusal(&self, step: &Step<'_>, durability: Durability, fenced: bool) -> Option<Refusal> {
+    /// Why this node takes no write, if it takes none. Admission is enough: whoever is not ready
+    /// votes on nothing, but it can still ask those that are.
+    fn write_refusal(&self, step: &Step<'_>) -> Option<Refusal> {
         if self.operations.len() >= MAX_OPERATIONS {
             return Some(Refusal::NotReady("too many operations are under way".into()));
         }
@@ -96,11 +97,7 @@ impl Catalog {
             let why = step.electorate.standing().err();
             return Some(Refusal::NotReady(why.unwrap_or_else(|| "not admitted".into())));
         }
-        if durability == Durability::Fast && !fenced {
-            return None;
-        }
-        (!self.may_vote(step.electorate))
-            .then(|| Refusal::NotReady(step.electorate.standing().err().unwrap_or_default()))
+        None
     }
 
     fn begin(
@@ -112,7 +109,7 @@ impl Catalog {
         durability: Durability,
     ) -> Result<()> {
         let fenced = precondition != Precondition::None;
-        if let Some(refusal) = self.write_refusal(step, durability, fenced) {
+        if let Some(refusal) = self.write_refusal(step) {
             self.reject(id, refusal);
             return Ok(());
         }
@@ -219,7 +216,7 @@ impl Catalog {
     fn delete(&mut self, step: &mut Step<'_>, id: CommandId, name: Name, goal: Goal) -> Result<()> {
         let fenced = goal.precondition() != Precondition::None;
         let durability = goal.durability();
-        if let Some(refusal) = self.write_refusal(step, durability, fenced) {
+        if let Some(refusal) = self.write_refusal(step) {
             self.reject(id, refusal);
             return Ok(());
         }
