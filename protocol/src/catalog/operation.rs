@@ -97,7 +97,7 @@ pub(super) enum Stage {
     },
     Reading(super::read::Reading),
     Reserving(super::reserve::Reserving),
-    Publishing(super::write::Publishing),
+    Publishing(Box<super::write::Publishing>),
 }
 
 /// A home replica as an operation sees it.
@@ -445,7 +445,7 @@ impl Catalog {
                     Stage::Idle { read_at } => Stage::Idle { read_at: *read_at },
                     Stage::Reading(_) => Stage::Reading(Default::default()),
                     Stage::Reserving(reserving) => Stage::Reserving(reserving.restarted()),
-                    Stage::Publishing(publishing) => Stage::Publishing(publishing.restarted()),
+                    Stage::Publishing(publishing) => Stage::Publishing(Box::new(publishing.restarted())),
                 };
                 self.enter(step, &mut op, stage, deadline);
             }

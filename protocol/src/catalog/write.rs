@@ -384,7 +384,7 @@ impl Catalog {
             grace_end: None,
         };
         let deadline = op.end;
-        self.enter(step, op, Stage::Publishing(publishing), deadline);
+        self.enter(step, op, Stage::Publishing(Box::new(publishing)), deadline);
     }
 
     pub(super) fn wanted_publishing(

@@ -317,7 +317,7 @@ fn no_acknowledged_write_is_lost_with_the_databases_of_a_minority() {
 #[test]
 fn two_conditional_writers_on_one_base_never_both_succeed() {
     let (mut one, mut none) = (0, 0);
-    for seed in seeds(150) {
+    for seed in seeds(1000) {
         let mut net = Net::new(seed, 3 + (seed % 3) as usize, 3, Faults::default());
         let file = name("x");
         let base = dot_of(&net.put(0, &file, 1, NONE, QUORUM));
