@@ -360,7 +360,7 @@ impl Catalog {
             closed: Vec::new(),
             names: Vec::new(),
             next: None,
-            ready: step.electorate.standing().is_ok() || self.config.faults.answer_before_ready,
+            ready: step.electorate.standing().is_ok(),
         };
         self.fill(step, &mut page, theirs, pull.after)?;
         if let Some(database) = pull.database {

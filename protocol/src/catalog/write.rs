@@ -381,7 +381,7 @@ impl Catalog {
             grace_end: None,
         };
         let deadline = op.end;
-        self.enter(step, op, Stage::Publishing(publishing), deadline);
+        self.enter(step, op, Stage::Publishing(Box::new(publishing)), deadline);
     }
 
     pub(super) fn wanted_publishing(
@@ -445,7 +445,9 @@ impl Catalog {
                 || op.targets.get(node).is_some_and(|target| target.failures > 0)
         };
         let everybody = op.targets.keys().all(settled);
-        if reached && publishing.grace_end.is_none() {
+        if !reached {
+            publishing.grace_end = None;
+        } else if publishing.grace_end.is_none() {
             publishing.grace_end = Some(step.now + self.config.ack_grace);
         }
         let over = publishing.grace_end.is_some_and(|at| at <= step.now);
