@@ -321,8 +321,10 @@ impl Catalog {
         if let Some(at) = op.alarm.take() {
             self.alarms.remove(&(at, id));
         }
-        let targets = op.targets.values().flat_map(|target| {
-            [target.not_before, target.waiting.map(|(_, sent)| sent + self.config.request_timeout)]
+        // A target is asked again once both are over; the earlier of them alone wakes nobody up.
+        let targets = op.targets.values().map(|target| {
+            let waited = target.waiting.map(|(_, sent)| sent + self.config.request_timeout);
+            target.not_before.max(waited)
         });
         let own = match &op.stage {
             Stage::Reserving(reserving) => reserving.resume,
