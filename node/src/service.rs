@@ -3,6 +3,11 @@
 //! Services know nothing of HTTP. They take validated types and answer with validated types or
 //! with one small error enum per operation.
 
+pub mod cluster;
+mod download;
+pub mod files;
+mod upload;
+
 use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
@@ -31,6 +36,14 @@ pub enum BodyError {
     /// Nothing came for longer than the idle deadline.
     #[error("the upload sent nothing for {0:?}")]
     Idle(Duration),
+    /// Bytes came, but too few for how long they were waited for.
+    #[error("the upload sent only {received} bytes in {waited:?}")]
+    Slow {
+        /// Bytes received.
+        received: u64,
+        /// How long was waited for them.
+        waited: Duration,
+    },
     /// More bytes than a file may have.
     #[error("the file is larger than {0} bytes")]
     TooLarge(u64),
@@ -84,7 +97,7 @@ pub enum WriteError {
     NotFound(String),
     /// The name has too many concurrent versions.
     #[error("{0} has too many concurrent versions: resolve some first")]
-    TooManyConflicts(Name),
+    TooManyConflicts(String),
     /// The disk is at its reserve.
     #[error("the disk is full: {free} bytes are free and {reserve} are kept in reserve")]
     DiskFull {
@@ -208,4 +221,10 @@ pub trait Files: Send + Sync + 'static {
     fn readiness(&self) -> Result<(), String>;
     /// What happens from now on; a receiver that lags loses the oldest.
     fn events(&self) -> broadcast::Receiver<api::Event>;
+}
+
+/// The wall clock, for display only.
+pub(crate) fn unix_millis() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }

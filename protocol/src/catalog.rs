@@ -28,6 +28,8 @@
 //! | `exchange`, `relay`, `collect` | healing what a push missed; passing on; dropping stubs |
 
 pub mod command;
+#[doc(hidden)]
+pub mod conformance;
 pub mod electorate;
 pub mod memory;
 pub mod merge;

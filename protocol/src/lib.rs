@@ -14,6 +14,7 @@
 //! | [`version`] | dots, contexts, stamps: who supersedes whom |
 //! | [`roster`] | the agreed list of members, and how they agree on the next one |
 //! | [`catalog`] | names to versions: merging, exchange, voting |
+//! | [`replica`] | council and catalog on one storage: what a node's writer thread runs |
 //! | [`ring`], [`view`] | where chunks belong; who is here |
 //! | [`swim`] | who is alive |
 //! | [`quorum`] | when enough replicas have acknowledged, and whom to try instead |
@@ -28,6 +29,7 @@ pub mod manifest;
 pub mod name;
 pub mod node_id;
 pub mod quorum;
+pub mod replica;
 pub mod ring;
 pub mod roster;
 pub mod swim;

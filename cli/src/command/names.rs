@@ -1,0 +1,153 @@
+//! `kepler ls`, `rm`, `stat`, `cp`, `mv` and `locate`.
+
+use anyhow::{Context as _, Result};
+use kepler_protocol::api::{self, CopyRequest, FileEntry, Stat};
+use kepler_protocol::name::Name;
+use kepler_protocol::node_id::NodeId;
+use reqwest::Method;
+use serde_json::json;
+
+use super::put::describe;
+use crate::args::{Copy, Durability};
+use crate::client::Client;
+use crate::exit::Failure;
+use crate::output::{Output, size, table};
+
+/// Lists names.
+pub async fn ls(client: &Client, output: &Output, folder: &str, recursive: bool, long: bool) -> Result<()> {
+    let prefix = match folder.trim_end_matches('/') {
+        "" => String::new(),
+        folder => format!("{folder}/"),
+    };
+    let delimiter = (!recursive).then_some("/");
+    let mut found = false;
+    client
+        .list(&prefix, delimiter, |page| {
+            found |= !page.files.is_empty() || !page.prefixes.is_empty();
+            output.print(&page, |page| if long { long_page(page) } else { short_page(page) })
+        })
+        .await?;
+    if found || prefix.is_empty() {
+        return Ok(());
+    }
+    // Perhaps it is a file.
+    let name: Name = folder.parse().map_err(|e| Failure::Usage(format!("{folder:?} is no name: {e}")))?;
+    let stat: Stat = client.json(&stat_path(&name)).await?;
+    output.print(&stat, |stat| stat.name.to_string())
+}
+
+fn short_page(page: &api::Listing) -> String {
+    let mut names: Vec<String> = page.prefixes.clone();
+    names.extend(page.files.iter().map(|file| file.name.to_string()));
+    names.sort();
+    names.join("\n")
+}
+
+fn long_page(page: &api::Listing) -> String {
+    let folders = page.prefixes.iter().map(|p| [String::new(), String::new(), String::new(), p.clone()]);
+    let files = page.files.iter().map(|file: &FileEntry| {
+        let name = match file.conflicts {
+            0 => file.name.to_string(),
+            n => format!("{} ({n} conflicts)", file.name),
+        };
+        [size(file.size), file.created_at.clone(), file.content_type.clone().unwrap_or_default(), name]
+    });
+    table(["SIZE", "WRITTEN", "TYPE", "NAME"], folders.chain(files))
+}
+
+/// Deletes files.
+pub async fn rm(
+    client: &Client,
+    output: &Output,
+    names: &[String],
+    recursive: bool,
+    version: Option<&str>,
+    durability: Durability,
+) -> Result<()> {
+    let durability: api::Durability = durability.into();
+    for given in names {
+        let mut doomed: Vec<Name> = Vec::new();
+        if recursive {
+            let prefix = format!("{}/", given.trim_end_matches('/'));
+            client
+                .list(&prefix, None, |page| {
+                    doomed.extend(page.files.into_iter().map(|file| file.name));
+                    Ok(())
+                })
+                .await?;
+        }
+        if doomed.is_empty() {
+            doomed.push(given.parse().map_err(|e| Failure::Usage(format!("{given:?} is no name: {e}")))?);
+        }
+        for name in doomed {
+            let mut request = client
+                .request(Method::DELETE, &Client::file_path(&name))
+                .query(&[("durability", durability)]);
+            if let Some(version) = version {
+                request = request.query(&[("version", version)]);
+            }
+            client.send(request).await?;
+            output.print(&json!({ "deleted": name }), |_| format!("deleted {name}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn stat_path(name: &Name) -> String {
+    Client::file_path(name).replacen("/v1/files/", "/v1/stat/", 1)
+}
+
+/// Shows everything known of a file.
+pub async fn stat(client: &Client, output: &Output, name: &Name) -> Result<()> {
+    let stat: Stat = client.json(&stat_path(name)).await?;
+    output.print(&stat, |stat| {
+        let mut lines = vec![format!("{}  ({} consistency)", stat.name, stat.consistency)];
+        for version in &stat.versions {
+            lines.push(format!(
+                "{} {}\n  cid      {}\n  size     {} in {} chunks\n  type     {}\n  written  {}",
+                if version.head { "head" } else { "conflict" },
+                version.version,
+                version.cid,
+                size(version.size),
+                version.chunks,
+                version.content_type.as_deref().unwrap_or("-"),
+                version.created_at,
+            ));
+        }
+        if stat.versions.len() > 1 {
+            lines.push(format!(
+                "to keep one: kepler get {name} --version VERSION, or kepler rm {name} --version VERSION",
+                name = stat.name
+            ));
+        }
+        lines.join("\n")
+    })
+}
+
+/// Shows where a file's chunks belong and who holds them.
+pub async fn locate(client: &Client, output: &Output, name: &Name) -> Result<()> {
+    let stat: Stat = client.json(&stat_path(name)).await?;
+    let join = |nodes: &[NodeId]| nodes.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(" ");
+    output.print(&stat.chunks, |chunks| {
+        let rows = chunks.iter().map(|chunk| {
+            let missing: Vec<NodeId> =
+                chunk.owners.iter().filter(|owner| !chunk.holders.contains(owner)).copied().collect();
+            [
+                chunk.cid.to_string(),
+                chunk.size.map(size).unwrap_or_default(),
+                join(&chunk.owners),
+                join(&chunk.holders),
+                join(&missing),
+            ]
+        });
+        table(["CHUNK", "SIZE", "OWNERS", "HOLDERS", "MISSING ON"], rows)
+    })
+}
+
+/// Copies or moves a file.
+pub async fn copy(client: &Client, output: &Output, path: &str, copy: Copy) -> Result<()> {
+    let request = CopyRequest { from: copy.from, to: copy.to, durability: copy.durability.into() };
+    let response = client.send(client.request(Method::POST, path).json(&request)).await?;
+    let text = response.text().await.map_err(|error| client.unreachable(&error))?;
+    output.print(&serde_json::from_str::<api::Receipt>(&text).context("read the receipt")?, describe)
+}

@@ -1,0 +1,62 @@
+//! `GET /`: a plain page that says what there is.
+
+use warp::http::header;
+use warp::reply::Response;
+
+use super::error::Failure;
+use super::route::Route;
+use super::{Call, set, text};
+
+/// `GET /`
+pub(super) async fn page(_: Call) -> Result<Response, Failure> {
+    let rows: String = Route::ALL
+        .into_iter()
+        .filter(|route| *route != Route::Page)
+        .map(|route| {
+            let pattern = route.pattern();
+            let shown = if pattern.contains('{') || route == Route::Events {
+                pattern.to_owned()
+            } else if route.allow().starts_with("GET") {
+                format!("<a href=\"{pattern}\">{pattern}</a>")
+            } else {
+                pattern.to_owned()
+            };
+            format!("<tr><td>{}<td>{shown}<td>{}\n", route.allow(), what(route))
+        })
+        .collect();
+    let html = format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>KeplerFS</title>\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n\
+         <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}\
+         td{{padding:.2rem 1rem .2rem 0;vertical-align:top}}code{{white-space:pre-wrap}}</style>\n\
+         <h1>KeplerFS {}</h1>\n\
+         <p>This node of a KeplerFS cluster takes any read or write:</p>\n\
+         <p><code>curl -T photo.jpg http://HOST/v1/files/photos/photo.jpg\ncurl -O http://HOST/v1/files/photos/photo.jpg</code></p>\n\
+         <table>\n{rows}</table>\n</html>\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    let mut response = text("text/html; charset=utf-8", html);
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+    set(&mut response, header::CONTENT_SECURITY_POLICY, policy);
+    Ok(response)
+}
+
+fn what(route: Route) -> &'static str {
+    match route {
+        Route::Page => "this page",
+        Route::Healthz => "the process answers",
+        Route::Readyz => "the node is admitted and caught up",
+        Route::Metrics => "metrics for Prometheus",
+        Route::Files => "list files; upload by form",
+        Route::File => "read, store and delete a file",
+        Route::Copy => "copy a file; no bytes move",
+        Route::Move => "rename a file; no bytes move",
+        Route::Stat => "everything known of a name",
+        Route::Chunk => "a chunk by its CID",
+        Route::Ipfs => "a raw block, by the IPFS trustless gateway rules",
+        Route::Cluster => "the members",
+        Route::Ring => "the tokens of the ring",
+        Route::Status => "what this node holds and does",
+        Route::Events => "what happens, as server-sent events",
+    }
+}

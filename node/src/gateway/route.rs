@@ -1,0 +1,137 @@
+//! The table of routes: which path is what, and which methods it takes.
+//!
+//! Routing, the `Allow` header and the labels of metrics read the same table. The raw path is
+//! split here and decoded by whoever knows what its rest means.
+
+/// What a path asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `/`
+    Page,
+    /// `/healthz`
+    Healthz,
+    /// `/readyz`
+    Readyz,
+    /// `/metrics`
+    Metrics,
+    /// `/v1/files`
+    Files,
+    /// `/v1/files/{name}`
+    File,
+    /// `/v1/copy`
+    Copy,
+    /// `/v1/move`
+    Move,
+    /// `/v1/stat/{name}`
+    Stat,
+    /// `/v1/chunks/{cid}`
+    Chunk,
+    /// `/ipfs/{cid}`
+    Ipfs,
+    /// `/v1/cluster`
+    Cluster,
+    /// `/v1/ring`
+    Ring,
+    /// `/v1/status`
+    Status,
+    /// `/v1/events`
+    Events,
+}
+
+impl Route {
+    /// Every route.
+    pub const ALL: [Self; 15] = [
+        Self::Page,
+        Self::Healthz,
+        Self::Readyz,
+        Self::Metrics,
+        Self::Files,
+        Self::File,
+        Self::Copy,
+        Self::Move,
+        Self::Stat,
+        Self::Chunk,
+        Self::Ipfs,
+        Self::Cluster,
+        Self::Ring,
+        Self::Status,
+        Self::Events,
+    ];
+
+    /// The route of a raw path, and what follows its prefix.
+    pub fn of(path: &str) -> Option<(Self, &str)> {
+        for route in Self::ALL {
+            let pattern = route.pattern();
+            match pattern.find('{') {
+                None if path == pattern => return Some((route, "")),
+                Some(at) if path.starts_with(&pattern[..at]) => return Some((route, &path[at..])),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// How the API's description writes it.
+    pub const fn pattern(self) -> &'static str {
+        match self {
+            Self::Page => "/",
+            Self::Healthz => "/healthz",
+            Self::Readyz => "/readyz",
+            Self::Metrics => "/metrics",
+            Self::Files => "/v1/files",
+            Self::File => "/v1/files/{name}",
+            Self::Copy => "/v1/copy",
+            Self::Move => "/v1/move",
+            Self::Stat => "/v1/stat/{name}",
+            Self::Chunk => "/v1/chunks/{cid}",
+            Self::Ipfs => "/ipfs/{cid}",
+            Self::Cluster => "/v1/cluster",
+            Self::Ring => "/v1/ring",
+            Self::Status => "/v1/status",
+            Self::Events => "/v1/events",
+        }
+    }
+
+    /// The methods it takes, as `Allow` lists them.
+    pub const fn allow(self) -> &'static str {
+        match self {
+            Self::Files => "GET, HEAD, POST",
+            Self::File => "GET, HEAD, PUT, DELETE",
+            Self::Copy | Self::Move => "POST",
+            Self::Events => "GET",
+            Self::Page
+            | Self::Healthz
+            | Self::Readyz
+            | Self::Metrics
+            | Self::Stat
+            | Self::Chunk
+            | Self::Ipfs
+            | Self::Cluster
+            | Self::Ring
+            | Self::Status => "GET, HEAD",
+        }
+    }
+
+    /// Whether it answers without a token, whatever is configured: it tells nothing of the files.
+    pub const fn is_public(self) -> bool {
+        matches!(self, Self::Page | Self::Healthz | Self::Readyz)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_has_one_route() {
+        for route in Route::ALL {
+            let path = route.pattern().replace("{name}", "a/b").replace("{cid}", "bafy");
+            assert_eq!(Route::of(&path).map(|(found, _)| found), Some(route), "{path}");
+        }
+        assert_eq!(Route::of("/v1/files/"), Some((Route::File, "")));
+        assert_eq!(Route::of("/v1/files//a"), Some((Route::File, "/a")));
+        for unknown in ["", "/v1", "/v1/", "/v1/Files", "/v1/cluster/", "/v2/files/a", "/ipfs", "//"] {
+            assert_eq!(Route::of(unknown), None, "{unknown}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The gateway over real sockets, on files in memory.
+
+mod calls;
+mod client;
+mod connections;
+mod fake;
+mod problems;
+mod security;

@@ -1,0 +1,338 @@
+//! The composition root: the only file that knows every part of a node.
+//!
+//! Start: doors are bound first, so that a taken port is known before anything else happens; then
+//! store, gossip, swarm, replica, services, gateway. Stop: gateway, goodbye over gossip, tasks,
+//! swarm, store; each with a deadline.
+
+mod peers;
+mod roads;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use kepler_protocol::api;
+use kepler_protocol::catalog;
+use kepler_protocol::chunker::ChunkSize;
+use kepler_protocol::replica::{self, Output, Replica};
+use kepler_protocol::roster::council::{self, Founding};
+use kepler_protocol::roster::{ClusterId, DatabaseId};
+use kepler_protocol::swim;
+use kepler_protocol::view::Metadata;
+use kepler_protocol::wire::seal::KeyRing;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::gateway;
+use crate::gossip;
+use crate::replication::catalog::Driver;
+use crate::replication::chunks::Chunks;
+use crate::replication::electorate::Electors;
+use crate::replication::sender::Sender;
+use crate::service::cluster::ClusterService;
+use crate::service::files::{Parts, Service};
+use crate::store::{self, Store};
+use crate::swarm;
+use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
+
+/// Events kept for a follower that is slow.
+const EVENTS: usize = 1024;
+
+/// How long each part may take to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// A running node.
+pub struct Node {
+    listener: TcpListener,
+    gateway: gateway::Config,
+    service: Service,
+    metrics: Arc<Metrics>,
+    gossip: gossip::Handle,
+    swarm: swarm::Handle,
+    store: Store,
+    tasks: Tasks,
+    stop: CancellationToken,
+}
+
+/// Random numbers that nobody else draws.
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|e| anyhow!("draw random numbers: {e}"))?;
+    Ok(bytes)
+}
+
+fn random_u64() -> Result<u64> {
+    Ok(u64::from_le_bytes(random()?))
+}
+
+impl Node {
+    /// Starts every part. It serves once [`Node::run`] is polled.
+    ///
+    /// # Errors
+    /// A port or the data directory is in use, a disk fails: the error names the setting.
+    pub async fn start(config: Config, stop: CancellationToken) -> Result<Self> {
+        let id = config.node.id;
+        let bind = config.network.bind;
+        let advertised = advertised(&config).await?;
+        let listener = TcpListener::bind((bind, config.network.http_port))
+            .await
+            .with_context(|| format!("HTTP_PORT: listen on {bind}:{}", config.network.http_port))?;
+        let http_port = listener.local_addr()?.port();
+
+        let settings =
+            store::Config { data_dir: config.node.data_dir.clone(), min_free: config.storage.min_free, node: id };
+        let (store, opened) = tokio::task::spawn_blocking(move || Store::open(settings))
+            .await?
+            .context("DATA_DIR: open the data directory")?;
+        let usage = store.usage().await.context("measure the disk")?;
+        let capacity = config.node.capacity.unwrap_or(usage.capacity);
+        let remembered = peers::load(&store).await?;
+        let seeds = resolve_seeds(&config).await?;
+        let founds = seeds.is_empty() && config.network.seeds.is_empty() && remembered.is_empty();
+
+        let identity = swim::SigningKey::from_bytes(&opened.identity);
+        let key = identity.verifying_key().to_bytes();
+        let cluster_keys: Vec<[u8; 32]> = config.security.cluster_keys.iter().map(|k| *k.expose()).collect();
+        let keys = if cluster_keys.is_empty() {
+            KeyRing::open_to_all()
+        } else {
+            KeyRing::new(&cluster_keys).map_err(|_| anyhow!("CLUSTER_KEY: too many keys"))?
+        };
+
+        // The transfer port is bound before gossip tells others of it.
+        let (view_source, view) = watch::channel(Arc::new(kepler_protocol::view::View::new(0, 1, [])));
+        let swarm_config = swarm::Config {
+            node: id,
+            identity: opened.identity,
+            cluster_keys,
+            listen: SocketAddr::new(bind, config.network.transfer_port),
+            limits: swarm::Limits::default(),
+        };
+        let chunk_store = Arc::new(roads::Doors(store.clone()));
+        let (swarm, inbound, transfer_addr) =
+            swarm::start(swarm_config, view.clone(), chunk_store).context("TRANSFER_PORT: start the transfer port")?;
+
+        let gossip_config = gossip::Config {
+            swim: swim::Config {
+                id,
+                identity,
+                metadata: Metadata {
+                    key,
+                    addr: advertised,
+                    gossip_port: config.network.gossip_port,
+                    transfer_port: transfer_addr.port(),
+                    http_port,
+                    zone: config.node.zone.clone(),
+                    capacity,
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                },
+                keys,
+                epoch: opened.epoch,
+                period: config.timing.swim_period,
+                seeds,
+                peers: remembered,
+                constants: None,
+            },
+            bind: SocketAddr::new(bind, config.network.gossip_port),
+            seed: random_u64()?,
+        };
+        let (gossip, gossip_events) = gossip::start(gossip_config)
+            .with_context(|| format!("GOSSIP_PORT: listen on UDP {bind}:{}", config.network.gossip_port))?;
+
+        let replica = replica::Config {
+            council: council::Config {
+                node: id,
+                key,
+                zone: config.node.zone.clone(),
+                capacity,
+                replication_factor: config.storage.replication_factor,
+                forget_after: config.timing.forget_after,
+                founding: if founds { Founding::Found { cluster: ClusterId(random()?) } } else { Founding::Join },
+                fresh_database: DatabaseId(random()?),
+                seed: random_u64()?,
+            },
+            catalog: catalog::Config { ack_grace: config.timing.ack_grace, ..catalog::Config::new(id) },
+            council_faults: council::Faults::default(),
+            seed: random_u64()?,
+            generation: random_u64()?,
+        };
+        let (outputs, replica_outputs) = mpsc::unbounded_channel();
+        let installing = store.clone();
+        let seat = tokio::task::spawn_blocking(move || {
+            installing.install(
+                move |storage, now| Replica::open(replica, storage, now).map(roads::Seated),
+                move |batch: Vec<Output>| {
+                    // Once nobody carries outputs out, the node is stopping.
+                    let _ = outputs.send(batch);
+                },
+            )
+        })
+        .await?
+        .context("open the catalog")?;
+
+        let tasks = Tasks::default();
+        let (electors_source, electors) = watch::channel(Electors::default());
+        let (events, _) = broadcast::channel(EVENTS);
+        let (driver, catalog) = Driver::new(
+            seat,
+            replica_outputs,
+            swarm.clone(),
+            gossip.clone(),
+            electors_source,
+            events.clone(),
+            tasks.clone(),
+        );
+        let chunks = Chunks::new(
+            id,
+            config.timing.ack_grace,
+            store.clone(),
+            swarm.clone(),
+            view.clone(),
+            electors.clone(),
+            tasks.clone(),
+        );
+        let cluster = Arc::new(ClusterService::new(id, view.clone(), swarm.clone()));
+        let queue_grew = Arc::new(Notify::new());
+        let metrics = Arc::new(Metrics::new());
+
+        // The replica's outputs are carried out until the store ends, after all other tasks.
+        tokio::spawn(driver.run());
+        tasks.spawn(roads::views(gossip.view(), view_source, catalog.clone(), metrics.clone(), tasks.stop().clone()));
+        tasks.spawn(
+            roads::GossipEvents {
+                inbox: gossip_events,
+                gossip: gossip.clone(),
+                swarm: swarm.clone(),
+                catalog: catalog.clone(),
+                cluster: cluster.clone(),
+                store: store.clone(),
+                events: events.clone(),
+                tasks: tasks.clone(),
+            }
+            .run(),
+        );
+        tasks.spawn(roads::inbound(inbound, gossip.clone(), catalog.clone(), tasks.clone()));
+        tasks.spawn(
+            Sender {
+                store: store.clone(),
+                chunks: chunks.clone(),
+                catalog: catalog.clone(),
+                electors: electors.clone(),
+                view,
+                grew: queue_grew.clone(),
+                events: events.clone(),
+                tasks: tasks.clone(),
+            }
+            .run(),
+        );
+        tasks.spawn(roads::measure(store.clone(), gossip.clone(), electors.clone(), metrics.clone(), tasks.stop().clone()));
+
+        let chunk_size = ChunkSize::from_bytes(config.storage.chunk_size).map_err(|e| anyhow!("CHUNK_SIZE_MB: {e}"))?;
+        let service = Service::new(Parts {
+            store: store.clone(),
+            catalog,
+            chunks,
+            electors,
+            cluster,
+            chunk_size,
+            tasks: tasks.clone(),
+            events,
+            queue_grew,
+        });
+        let ports = Ports { http_port, gossip_port: gossip.local_addr().port(), transfer_port: transfer_addr.port() };
+        write_addresses(&config, ports).await?;
+        info!(node = %id, founds, http_port, gossip_port = ports.gossip_port, transfer_port = ports.transfer_port, "started");
+        let gateway = gateway::Config::new(&config.network, &config.security);
+        Ok(Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, stop })
+    }
+
+    /// Serves until told to stop, then stops every part in order.
+    ///
+    /// # Errors
+    /// A part failed: a node that limps is worse than one that is gone.
+    pub async fn run(self) -> Result<()> {
+        let Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, stop } = self;
+        let failed = {
+            let (store, stop) = (store.clone(), stop.clone());
+            async move {
+                let reason = store.stopped().await;
+                stop.cancel();
+                reason
+            }
+        };
+        let serving = gateway::serve(listener, gateway, Arc::new(service), metrics, stop.clone());
+        let watched = tokio::spawn(failed);
+        let served = serving.await;
+        let failure = store.failure();
+        if timeout(STOP_WITHIN, gossip.announce_dead()).await.is_err() {
+            warn!("could not say goodbye");
+        }
+        if timeout(STOP_WITHIN, tasks.finish()).await.is_err() {
+            warn!("some tasks did not finish in time");
+        }
+        if timeout(STOP_WITHIN, swarm.shutdown()).await.is_err() {
+            warn!("the swarm did not close in time");
+        }
+        if timeout(STOP_WITHIN, store.close()).await.is_err() {
+            warn!("the store did not close in time");
+        }
+        watched.abort();
+        served.context("serve HTTP")?;
+        match failure {
+            Some(reason) => Err(anyhow!("the database failed, and nothing more can be promised: {reason}")),
+            None => {
+                info!("stopped");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The ports in use, where 0 was asked.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+struct Ports {
+    http_port: u16,
+    gossip_port: u16,
+    transfer_port: u16,
+}
+
+async fn write_addresses(config: &Config, ports: Ports) -> Result<()> {
+    let path = config.node.data_dir.join("addresses.json");
+    let text = serde_json::to_vec(&ports)?;
+    tokio::fs::write(&path, text).await.with_context(|| format!("write {}", path.display()))
+}
+
+/// Where others reach this node.
+async fn advertised(config: &Config) -> Result<IpAddr> {
+    match &config.network.advertise {
+        Some(host) => host.resolve().await.context("ADVERTISE_ADDR: look it up"),
+        None => Ok(config.network.bind),
+    }
+}
+
+async fn resolve_seeds(config: &Config) -> Result<Vec<SocketAddr>> {
+    let mut seeds = Vec::new();
+    for seed in &config.network.seeds {
+        match seed.host.resolve().await {
+            Ok(ip) => seeds.push(SocketAddr::new(ip, seed.port)),
+            // One of several may be unknown for now; with none there is nobody to join through.
+            Err(error) => warn!(seed = %seed.host, %error, "cannot look a seed up"),
+        }
+    }
+    if seeds.is_empty() && !config.network.seeds.is_empty() {
+        let names: Vec<String> = config.network.seeds.iter().map(|s| s.host.to_string()).collect();
+        return Err(anyhow!("SEEDS: none of {} can be looked up", names.join(", ")));
+    }
+    Ok(seeds)
+}
+
+/// Told to everybody who follows events when a member changes.
+fn member_event(node: kepler_protocol::node_id::NodeId, status: api::Status) -> api::Event {
+    api::Event::Member { node, status }
+}

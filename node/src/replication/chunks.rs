@@ -1,0 +1,372 @@
+//! Chunks by name: placing them on their owners and fetching them from wherever they are.
+//!
+//! Whom to try and when enough have acknowledged is decided by [`Placement`]; this file carries
+//! it out. Every byte that leaves here is verified against its id.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use kepler_protocol::api::Durability;
+use kepler_protocol::chunk::{Chunk, ChunkId};
+use kepler_protocol::node_id::NodeId;
+use kepler_protocol::quorum::{self, Placement};
+use kepler_protocol::version::Dot;
+use kepler_protocol::view::{State, View};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::electorate::Electors;
+use crate::store::{self, Store};
+use crate::swarm::{self, TransferError};
+use crate::tasks::Tasks;
+
+/// How long the best replica has before a second one is asked beside it.
+const HEDGE_AFTER: Duration = Duration::from_millis(400);
+
+/// How many nodes beyond the owners may take over for those that do not answer.
+const FALLBACKS: usize = 8;
+
+/// Within this a placement has succeeded or is refused.
+const PLACEMENT_DEADLINE: Duration = Duration::from_secs(9);
+
+/// Why a chunk did not reach its durability.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// This node knows no roster yet.
+    #[error("this node is not ready: {0}")]
+    NotReady(String),
+    /// Too few nodes acknowledged it in time.
+    #[error("{answered} of the {needed} needed replicas answered")]
+    NoQuorum {
+        /// How many acknowledged.
+        answered: usize,
+        /// How many were needed.
+        needed: usize,
+    },
+    /// This node's own copy failed, and that is why.
+    #[error(transparent)]
+    Store(#[from] store::WriteError),
+    /// A peer did not take its copy.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// A chunk that should be somewhere is nowhere.
+    #[error(transparent)]
+    Fetch(#[from] Unavailable),
+}
+
+/// No reachable member has an intact copy of a chunk.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("no node that answers has an intact copy of chunk {0}")]
+pub struct Unavailable(pub ChunkId);
+
+/// Where a chunk went.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Who holds it durably.
+    pub acked: Vec<NodeId>,
+    /// Owners who do not, yet.
+    pub owed: Vec<NodeId>,
+}
+
+/// What is to be placed: bytes in hand, or a chunk that somebody should hold already.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The bytes.
+    Chunk(Chunk),
+    /// Only the id: bytes are fetched if a target lacks them.
+    Id(ChunkId),
+}
+
+impl Source {
+    fn id(&self) -> ChunkId {
+        match self {
+            Self::Chunk(chunk) => chunk.id(),
+            Self::Id(id) => *id,
+        }
+    }
+}
+
+/// The way to chunks, here and elsewhere; cheap to clone.
+#[derive(Clone)]
+pub struct Chunks {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    me: NodeId,
+    ack_grace: Duration,
+    store: Store,
+    swarm: swarm::Handle,
+    view: watch::Receiver<Arc<View>>,
+    electors: watch::Receiver<Electors>,
+    tasks: Tasks,
+    /// Smoothed seconds that fetches from each member took.
+    latency: Mutex<BTreeMap<NodeId, f64>>,
+}
+
+impl Chunks {
+    /// The way to chunks of one node.
+    pub fn new(
+        me: NodeId,
+        ack_grace: Duration,
+        store: Store,
+        swarm: swarm::Handle,
+        view: watch::Receiver<Arc<View>>,
+        electors: watch::Receiver<Electors>,
+        tasks: Tasks,
+    ) -> Self {
+        let latency = Mutex::new(BTreeMap::new());
+        Self { inner: Arc::new(Inner { me, ack_grace, store, swarm, view, electors, tasks, latency }) }
+    }
+
+    /// The present view.
+    pub fn view(&self) -> Arc<View> {
+        self.inner.view.borrow().clone()
+    }
+
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.inner.me
+    }
+
+    /// Brings a chunk to its owners under `dot`, as `durability` asks.
+    ///
+    /// # Errors
+    /// [`PlaceError::NoQuorum`] if too few acknowledged within ten seconds, or what made this
+    /// node's own copy fail if that is why.
+    pub async fn place(
+        &self,
+        source: Source,
+        dot: Dot,
+        durability: Durability,
+    ) -> Result<Placed, PlaceError> {
+        let id = source.id();
+        let inner = &self.inner;
+        let electors = inner.electors.borrow().clone();
+        let (wanted, majority) =
+            electors.replicas().ok_or_else(|| PlaceError::NotReady(electors.reason()))?;
+        let preference = self.view().ring().candidates(id.key(), wanted, wanted + FALLBACKS);
+        let config = quorum::Config {
+            majority,
+            ack_grace: inner.ack_grace,
+            deadline: PLACEMENT_DEADLINE,
+            ..quorum::Config::new(durability, wanted)
+        };
+        let mut machine =
+            Placement::new(inner.store.now(), config, preference, electors.owners(id.key()), inner.me);
+        let mut attempts = FuturesUnordered::new();
+        let mut local_failure = None;
+        loop {
+            while let Some(target) = machine.poll_transmit() {
+                let (chunks, source) = (self.clone(), source.clone());
+                // Spawned, so that a copy to a straggler goes on after the answer was given.
+                let attempt = inner.tasks.spawn(async move { chunks.copy_to(target, source, dot).await });
+                attempts.push(async move { (target, attempt.await) });
+            }
+            match machine.outcome() {
+                Some(quorum::Outcome::Done { acked, owed }) => {
+                    return Ok(Placed { id, acked: acked.clone(), owed: owed.clone() });
+                }
+                Some(quorum::Outcome::Failed { answered, needed }) => {
+                    return Err(local_failure
+                        .unwrap_or(PlaceError::NoQuorum { answered: *answered, needed: *needed }));
+                }
+                None => {}
+            }
+            let timer = machine.poll_timeout().map_or(PLACEMENT_DEADLINE, |at| at - inner.store.now());
+            tokio::select! {
+                Some((target, result)) = attempts.next() => {
+                    let now = inner.store.now();
+                    match result {
+                        Ok(Ok(())) => machine.handle_ack(now, target),
+                        Ok(Err(error)) => {
+                            debug!(peer = %target, chunk = %id, %error, "a copy failed");
+                            if target == inner.me {
+                                local_failure = Some(error);
+                            }
+                            machine.handle_failure(now, target);
+                        }
+                        Err(_) => machine.handle_failure(now, target),
+                    }
+                }
+                () = tokio::time::sleep(timer) => machine.handle_timeout(inner.store.now()),
+            }
+        }
+    }
+
+    async fn copy_to(&self, target: NodeId, source: Source, dot: Dot) -> Result<(), PlaceError> {
+        let inner = &self.inner;
+        if target == inner.me {
+            let chunk = match source {
+                Source::Chunk(chunk) => chunk,
+                Source::Id(id) => {
+                    if matches!(inner.store.adopt(id, &[dot]).await, Ok(true)) {
+                        return Ok(());
+                    }
+                    self.fetch(id).await?
+                }
+            };
+            return inner.store.put(chunk, &[dot]).await.map_err(PlaceError::from);
+        }
+        let chunk = match source {
+            Source::Chunk(chunk) => chunk,
+            Source::Id(id) => {
+                if matches!(inner.swarm.adopt(target, id, &[dot]).await, Ok(true)) {
+                    return Ok(());
+                }
+                self.fetch(id).await?
+            }
+        };
+        inner.swarm.push(target, chunk, &[dot]).await.map_err(PlaceError::from)
+    }
+
+    /// Sends a chunk that is owed to `target`, from here or from wherever it is.
+    ///
+    /// # Errors
+    /// When no copy can be had, or the target does not take it.
+    pub async fn deliver(&self, target: NodeId, id: ChunkId, dots: &[Dot]) -> anyhow::Result<()> {
+        let inner = &self.inner;
+        if inner.swarm.adopt(target, id, dots).await? {
+            return Ok(());
+        }
+        let chunk = self.fetch(id).await?;
+        Ok(inner.swarm.push(target, chunk, dots).await?)
+    }
+
+    /// A chunk from here or from another member, verified.
+    ///
+    /// Owners are asked first, those that answered fastest first among them; then the nodes onward
+    /// clockwise, then every reachable member. A slow one is hedged by the next.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if nobody who answers has an intact copy.
+    pub async fn fetch(&self, id: ChunkId) -> Result<Chunk, Unavailable> {
+        match self.read_local(id).await {
+            Local::Intact(chunk) => Ok(chunk),
+            Local::Missing => self.fetch_remote(id).await,
+            Local::Quarantined => {
+                let chunk = self.fetch_remote(id).await?;
+                // The references survived the quarantine; the bytes come back under them.
+                if let Err(error) = self.inner.store.put(chunk.clone(), &[]).await {
+                    warn!(chunk = %id, %error, "could not replace a quarantined chunk");
+                }
+                Ok(chunk)
+            }
+        }
+    }
+
+    async fn read_local(&self, id: ChunkId) -> Local {
+        match self.inner.store.read(id).await {
+            Ok(chunk) => Local::Intact(chunk),
+            Err(store::ReadError::Missing(_)) => Local::Missing,
+            Err(store::ReadError::Corrupt(corrupt)) => {
+                warn!(chunk = %id, error = %corrupt, "quarantining chunk");
+                if let Err(error) = self.inner.store.quarantine(id).await {
+                    warn!(chunk = %id, %error, "could not quarantine");
+                }
+                Local::Quarantined
+            }
+            Err(error) => {
+                // A disk that cannot be read is as good as a missing copy to this reader.
+                warn!(chunk = %id, %error, "reading a chunk failed");
+                Local::Missing
+            }
+        }
+    }
+
+    async fn fetch_remote(&self, id: ChunkId) -> Result<Chunk, Unavailable> {
+        let mut candidates = self.candidates(id).into_iter();
+        let mut attempts = FuturesUnordered::new();
+        loop {
+            if let Some(peer) = candidates.next() {
+                attempts.push(self.fetch_from(peer, id));
+            } else if attempts.is_empty() {
+                return Err(Unavailable(id));
+            }
+            let hedge = tokio::time::sleep(HEDGE_AFTER);
+            tokio::pin!(hedge);
+            loop {
+                tokio::select! {
+                    Some((peer, result)) = attempts.next(), if !attempts.is_empty() => match result {
+                        Ok(chunk) => return Ok(chunk),
+                        Err(error) => {
+                            debug!(chunk = %id, %peer, %error, "fetching a chunk failed");
+                            break;
+                        }
+                    },
+                    () = &mut hedge, if candidates.len() > 0 => break,
+                }
+            }
+        }
+    }
+
+    async fn fetch_from(&self, peer: NodeId, id: ChunkId) -> (NodeId, Result<Chunk, TransferError>) {
+        let started = self.inner.store.now();
+        let result = self.inner.swarm.fetch(peer, id).await;
+        let seconds = (self.inner.store.now() - started).as_secs_f64();
+        let mut latency = self.inner.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        let smoothed = latency.entry(peer).or_insert(seconds);
+        // A failure counts as a slow answer, so that it is asked later next time.
+        let sample = if result.is_ok() { seconds } else { seconds + 1.0 };
+        *smoothed += 0.2 * (sample - *smoothed);
+        (peer, result)
+    }
+
+    /// Whom to ask for a chunk, best first, without this node.
+    fn candidates(&self, id: ChunkId) -> Vec<NodeId> {
+        let view = self.view();
+        let wanted = self.inner.electors.borrow().replicas().map_or(1, |(wanted, _)| wanted);
+        let mut order = view.ring().preference(id.key(), wanted);
+        let owners = wanted.min(order.len());
+        {
+            let latency = self.inner.latency.lock().unwrap_or_else(PoisonError::into_inner);
+            let seconds = |node: &NodeId| latency.get(node).copied().unwrap_or(0.0);
+            order[..owners].sort_by(|a, b| seconds(a).total_cmp(&seconds(b)));
+        }
+        let known: Vec<NodeId> = view.members().filter(|m| m.state.is_reachable()).map(|m| m.id).collect();
+        for node in known {
+            if !order.contains(&node) {
+                order.push(node);
+            }
+        }
+        // Suspects last: they are probably gone, and a hedge costs a reader its patience.
+        order.sort_by_key(|node| view.member(node).is_some_and(|m| m.state == State::Suspect));
+        order.retain(|node| *node != self.inner.me);
+        order
+    }
+
+    /// Who of the reachable members holds each of `ids`, this node included, in the order of `ids`.
+    pub async fn holders(&self, ids: &[ChunkId]) -> Result<Vec<Vec<NodeId>>, store::ReadError> {
+        let mut holders = vec![Vec::new(); ids.len()];
+        let here = self.inner.store.held(ids.to_vec()).await?;
+        for (list, held) in holders.iter_mut().zip(&here) {
+            if held.is_some() {
+                list.push(self.inner.me);
+            }
+        }
+        let view = self.view();
+        let peers = view.members().filter(|m| m.state.is_reachable() && m.id != self.inner.me);
+        let mut answers: FuturesUnordered<_> =
+            peers.map(|m| async { (m.id, self.inner.swarm.held(m.id, ids.to_vec()).await) }).collect();
+        while let Some((peer, answer)) = answers.next().await {
+            for (list, held) in holders.iter_mut().zip(answer.unwrap_or_default()) {
+                if held {
+                    list.push(peer);
+                }
+            }
+        }
+        holders.iter_mut().for_each(|list| list.sort());
+        Ok(holders)
+    }
+}
+
+enum Local {
+    Intact(Chunk),
+    Missing,
+    Quarantined,
+}

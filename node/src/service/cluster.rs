@@ -1,0 +1,106 @@
+//! Members and ring, described for people.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kepler_protocol::api;
+use kepler_protocol::node_id::NodeId;
+use kepler_protocol::time::UnixMillis;
+use kepler_protocol::view::View;
+use tokio::sync::watch;
+
+use crate::replication::electorate::Electors;
+use crate::swarm;
+
+/// Describes the cluster as this node sees it.
+pub struct ClusterService {
+    me: NodeId,
+    view: watch::Receiver<Arc<View>>,
+    swarm: swarm::Handle,
+    /// Bytes each member said it uses, and when it was last heard from.
+    heard: Mutex<BTreeMap<NodeId, Heard>>,
+}
+
+/// What was last heard from a member.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard {
+    /// Bytes of chunks it stores.
+    pub used: u64,
+    /// By this node's wall clock; for display.
+    pub at: Option<UnixMillis>,
+}
+
+impl ClusterService {
+    /// A describer of what `view` says.
+    pub fn new(me: NodeId, view: watch::Receiver<Arc<View>>, swarm: swarm::Handle) -> Self {
+        Self { me, view, swarm, heard: Mutex::default() }
+    }
+
+    /// Notes that a member was heard from just now.
+    pub fn heard_from(&self, node: NodeId, used: Option<u64>) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = heard.entry(node).or_default();
+        entry.at = Some(UnixMillis(super::unix_millis()));
+        entry.used = used.unwrap_or(entry.used);
+    }
+
+    /// Transfers under way.
+    pub fn transfers(&self) -> u64 {
+        self.swarm.stats().in_flight as u64
+    }
+
+    /// `GET /v1/cluster`.
+    pub fn describe(&self, electors: &Electors) -> api::Cluster {
+        let view = self.view.borrow().clone();
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = UnixMillis(super::unix_millis());
+        let members = view.members().map(|member| {
+            let heard = heard.get(&member.id).copied().unwrap_or_default();
+            let last_seen = if member.id == self.me { Some(now) } else { heard.at };
+            api::MemberInfo {
+                id: member.id,
+                status: member.state,
+                incarnation: member.incarnation,
+                addr: member.metadata.addr.to_string(),
+                gossip_port: member.metadata.gossip_port,
+                transfer_port: member.metadata.transfer_port,
+                http_port: member.metadata.http_port,
+                zone: member.metadata.zone.clone(),
+                capacity: member.metadata.capacity,
+                used: heard.used,
+                version: member.metadata.version.clone(),
+                share: view.ring().share(&member.id),
+                last_seen: last_seen.map(|at| at.to_string()),
+            }
+        });
+        let roster = electors.roster().map(|roster| api::RosterInfo {
+            number: roster.number,
+            members: roster.members.keys().copied().collect(),
+        });
+        api::Cluster { members: members.collect(), ring: ring_info(&view, electors), roster }
+    }
+
+    /// `GET /v1/ring`.
+    pub fn ring(&self, electors: &Electors) -> api::RingDump {
+        let view = self.view.borrow().clone();
+        let tokens = view.ring().tokens();
+        api::RingDump {
+            ring: ring_info(&view, electors),
+            replication_factor: electors.replicas().map_or(0, |(wanted, _)| wanted),
+            tokens: tokens
+                .map(|(token, node)| api::TokenInfo { token: format!("{token:016x}"), node })
+                .collect(),
+        }
+    }
+}
+
+fn ring_info(view: &View, electors: &Electors) -> api::RingInfo {
+    let version = match electors.roster() {
+        None => "kepler-ring-v1".to_owned(),
+        Some(roster) => format!(
+            "kepler-ring-v1/{}/{}",
+            roster.constants.reference_capacity, roster.constants.replication_factor
+        ),
+    };
+    api::RingInfo { version, digest: hex::encode(view.ring().digest()) }
+}

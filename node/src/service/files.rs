@@ -1,0 +1,246 @@
+//! [`Service`]: the one implementation of [`Files`] that serves clients.
+
+use std::sync::Arc;
+
+use kepler_protocol::api;
+use kepler_protocol::catalog::command::{Command, Consistency, Outcome, Precondition};
+use kepler_protocol::chunk::{Chunk, ChunkId};
+use kepler_protocol::chunker::ChunkSize;
+use kepler_protocol::name::Name;
+use kepler_protocol::node_id::NodeId;
+use kepler_protocol::time::Instant;
+use kepler_protocol::version::{Dot, Version};
+use tokio::sync::{Notify, broadcast, watch};
+
+use super::cluster::ClusterService;
+use super::upload::refused;
+use super::{Body, Files, ListQuery, OpenFile, PutRequest, ReadError, WriteError};
+use crate::replication::catalog::CatalogHandle;
+use crate::replication::chunks::Chunks;
+use crate::replication::electorate::Electors;
+use crate::store::{Listed, Store};
+use crate::tasks::Tasks;
+
+/// Chunks of one file that `stat` asks the members about at a time.
+const STAT_BATCH: usize = 1024;
+
+/// What clients are served with; cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    pub(super) store: Store,
+    pub(super) catalog: CatalogHandle,
+    pub(super) chunks: Chunks,
+    pub(super) electors: watch::Receiver<Electors>,
+    pub(super) cluster: Arc<ClusterService>,
+    pub(super) chunk_size: ChunkSize,
+    pub(super) tasks: Tasks,
+    pub(super) started: Instant,
+    pub(super) events: broadcast::Sender<api::Event>,
+    /// Told when rows were added to the replication queue.
+    pub(super) queue_grew: Arc<Notify>,
+}
+
+/// What a [`Service`] is made of.
+pub struct Parts {
+    /// The disk.
+    pub store: Store,
+    /// Names.
+    pub catalog: CatalogHandle,
+    /// Chunks.
+    pub chunks: Chunks,
+    /// The roster, as it changes.
+    pub electors: watch::Receiver<Electors>,
+    /// Members and ring, for people.
+    pub cluster: Arc<ClusterService>,
+    /// `CHUNK_SIZE_MB`.
+    pub chunk_size: ChunkSize,
+    /// Where tasks are spawned.
+    pub tasks: Tasks,
+    /// What happens, for people.
+    pub events: broadcast::Sender<api::Event>,
+    /// Told when rows were added to the replication queue.
+    pub queue_grew: Arc<Notify>,
+}
+
+impl Service {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, catalog, chunks, electors, cluster, chunk_size, tasks, events, queue_grew } =
+            parts;
+        let started = store.now();
+        Self { store, catalog, chunks, electors, cluster, chunk_size, tasks, started, events, queue_grew }
+    }
+
+    /// Refuses reads while this node is not ready: what it knows may be behind.
+    fn ready(&self) -> Result<(), ReadError> {
+        self.electors.borrow().standing().clone().map_err(ReadError::NotReady)
+    }
+
+    fn me(&self) -> NodeId {
+        self.chunks.me()
+    }
+}
+
+#[async_trait::async_trait]
+impl Files for Service {
+    async fn put(&self, request: PutRequest, body: Body) -> Result<api::Receipt, WriteError> {
+        // A task of its own: a handler that is dropped halfway must not leave a half-told write.
+        self.upload(request, body).await
+    }
+
+    async fn open(&self, name: &Name, version: Option<Dot>) -> Result<OpenFile, ReadError> {
+        self.ready()?;
+        self.open_file(name, version).await
+    }
+
+    async fn delete(
+        &self,
+        name: &Name,
+        version: Option<Dot>,
+        precondition: Precondition,
+        durability: api::Durability,
+    ) -> Result<(), WriteError> {
+        let command = Command::Delete {
+            name: name.clone(),
+            version,
+            precondition,
+            durability,
+            created_at: kepler_protocol::time::UnixMillis(super::unix_millis()),
+        };
+        match self.catalog.command(command).await? {
+            Outcome::Published { .. } => Ok(()),
+            other => Err(refused(other, name)),
+        }
+    }
+
+    async fn copy(&self, request: api::CopyRequest) -> Result<api::Receipt, WriteError> {
+        Ok(self.copy_head(&request).await?.0)
+    }
+
+    async fn rename(&self, request: api::CopyRequest) -> Result<api::Receipt, WriteError> {
+        if request.from == request.to {
+            return self.copy(request).await;
+        }
+        let (receipt, base) = self.copy_head(&request).await?;
+        // Only what was copied is removed: a version written meanwhile survives under the old name.
+        match self.delete(&request.from, Some(base), Precondition::None, request.durability).await {
+            Ok(()) | Err(WriteError::NotFound(_)) => Ok(receipt),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn stat(&self, name: &Name) -> Result<api::Stat, ReadError> {
+        self.ready()?;
+        let (head, found) = self.head(name, None).await?;
+        let content = head.content.as_ref().ok_or_else(|| ReadError::NotFound(name.to_string()))?;
+        let dag = self.dag(content).await?;
+        let view = self.chunks.view();
+        let wanted = self.electors.borrow().replicas().map_or(1, |(wanted, _)| wanted);
+        let mut chunks = Vec::with_capacity(dag.len());
+        for batch in dag.chunks(STAT_BATCH) {
+            let ids: Vec<ChunkId> = batch.iter().map(|(id, _)| *id).collect();
+            let holders = self.chunks.holders(&ids).await.map_err(|e| ReadError::Store(e.into()))?;
+            let here = self.store.held(ids).await.map_err(|e| ReadError::Store(e.into()))?;
+            for (((id, size), holders), here) in batch.iter().zip(holders).zip(here) {
+                chunks.push(api::ChunkInfo {
+                    cid: *id,
+                    size: Some(*size),
+                    owners: view.ring().owners(id.key(), wanted),
+                    holders,
+                    verified_at: here.and_then(|held| held.verified_at).map(|at| at.to_string()),
+                });
+            }
+        }
+        let mut versions: Vec<api::VersionInfo> =
+            found.survivors.iter().filter_map(|v| version_info(v, v.dot == head.dot)).collect();
+        versions.sort_by_key(|v| !v.head);
+        let consistency = match found.consistency {
+            Consistency::Majority => "majority",
+            Consistency::Local => "local",
+        };
+        Ok(api::Stat { name: name.clone(), versions, chunks, consistency: consistency.to_owned() })
+    }
+
+    async fn list(&self, query: ListQuery) -> Result<api::Listing, ReadError> {
+        self.ready()?;
+        let page = self
+            .store
+            .list(query.prefix, query.delimiter, query.after, query.limit)
+            .await
+            .map_err(|e| ReadError::Store(e.into()))?;
+        let files = page.files.into_iter().filter_map(|Listed { head: version, conflicts, .. }| {
+            let content = version.content?;
+            Some(api::FileEntry {
+                name: version.name,
+                cid: content.root,
+                size: content.size,
+                content_type: content.content_type,
+                created_at: version.created_at.to_string(),
+                etag: format!("\"{}\"", version.dot),
+                conflicts,
+            })
+        });
+        Ok(api::Listing { files: files.collect(), prefixes: page.prefixes, next: page.next })
+    }
+
+    async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
+        Ok(self.chunks.fetch(id).await?)
+    }
+
+    fn cluster(&self) -> api::Cluster {
+        self.cluster.describe(&self.electors.borrow())
+    }
+
+    fn ring(&self) -> api::RingDump {
+        self.cluster.ring(&self.electors.borrow())
+    }
+
+    async fn status(&self) -> Result<api::NodeStatus, ReadError> {
+        let internal = |e: anyhow::Error| ReadError::Store(e);
+        let usage = self.store.usage().await.map_err(|e| internal(e.into()))?;
+        let queue = self.store.queue_status().await.map_err(|e| internal(e.into()))?;
+        let waiting_for = self.readiness().err();
+        Ok(api::NodeStatus {
+            id: self.me(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_secs: (self.store.now() - self.started).as_secs(),
+            ready: waiting_for.is_none(),
+            waiting_for,
+            storage: api::StorageStatus {
+                chunks: usage.chunks,
+                bytes: usage.bytes,
+                free: usage.free,
+                reserve: usage.reserve,
+            },
+            queue: api::QueueStatus {
+                depth: queue.depth,
+                oldest_secs: queue.oldest.map(|oldest| oldest.as_secs()),
+                targets: queue.targets.into_iter().map(|(node, chunks)| api::Queued { node, chunks }).collect(),
+            },
+            files: usage.files,
+            transfers: self.cluster.transfers(),
+        })
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        self.electors.borrow().standing().clone()
+    }
+
+    fn events(&self) -> broadcast::Receiver<api::Event> {
+        self.events.subscribe()
+    }
+}
+
+fn version_info(version: &Version, head: bool) -> Option<api::VersionInfo> {
+    let content = version.content.as_ref()?;
+    Some(api::VersionInfo {
+        version: version.dot.to_string(),
+        head,
+        cid: content.root,
+        size: content.size,
+        chunks: content.chunks,
+        content_type: content.content_type.clone(),
+        created_at: version.created_at.to_string(),
+        supersedes: version.context.iter().map(Dot::to_string).collect(),
+    })
+}

@@ -1,0 +1,25 @@
+//! Versions that are shown here alone: `fast` writes whose chunks are still on their way.
+
+use kepler_protocol::version::Dot;
+
+use super::Store;
+use super::catalog::{all, damaged};
+use super::error::DatabaseError;
+
+impl Store {
+    /// Versions that are not published yet, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn unpublished(&self, limit: usize) -> Result<Vec<Dot>, DatabaseError> {
+        self.query(move |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT id FROM files WHERE published = 0 ORDER BY owner_node, generation, sequence LIMIT ?1",
+            )?;
+            all(&mut statement, [i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+                row.get::<_, String>(0)?.parse().map_err(|_| damaged("a version's id"))
+            })
+        })
+        .await
+    }
+}

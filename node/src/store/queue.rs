@@ -1,0 +1,363 @@
+//! The replication queue: copies that this node owes to others, delivered at least once.
+//!
+//! A row is (chunk, target); the dots that ask for it are beside it. Back-off is running time on disk,
+//! so restarts neither hurry nor lose a delivery. A row that was handed out is leased in memory: it is
+//! not handed out again until it is answered or the lease ends.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use kepler_protocol::chunk::ChunkId;
+use kepler_protocol::node_id::NodeId;
+use kepler_protocol::time::Instant;
+use kepler_protocol::version::Dot;
+use rusqlite::{Connection, Row, params};
+
+use super::catalog::{all, damaged};
+use super::clock::{to_millis, wall_millis};
+use super::error::DatabaseError;
+use super::{Store, lock};
+
+/// How long a row that was handed out is not handed out again without an answer.
+const LEASE: Duration = Duration::from_secs(120);
+
+/// The wait after the first failure; doubled by each further one.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// The longest wait between two attempts.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// The most rows handed out at once.
+const MAX_DUE: usize = 4_096;
+
+/// A copy owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueRow {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Who is to have it.
+    pub target: NodeId,
+    /// The version that refers to it.
+    pub dot: Dot,
+}
+
+/// A row to be delivered now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueRow {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Who is to have it.
+    pub target: NodeId,
+    /// Failures so far.
+    pub attempts: u32,
+    /// The references to hand over with it.
+    pub dots: Vec<Dot>,
+}
+
+/// A chunk of a version that is still owed to somebody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Who is to have it, by id.
+    pub targets: Vec<NodeId>,
+}
+
+/// The queue as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueState {
+    /// Rows.
+    pub depth: u64,
+    /// Running time since the oldest was queued.
+    pub oldest: Option<Duration>,
+    /// Rows by target.
+    pub targets: BTreeMap<NodeId, u64>,
+}
+
+/// Rows that are handed out, and until when.
+pub(super) type Leases = HashMap<(ChunkId, NodeId), Instant>;
+
+impl Store {
+    /// Queues copies, due at once. A row that waits already gets the further dot.
+    ///
+    /// # Errors
+    /// The database failed; nothing is queued.
+    pub async fn enqueue(&self, rows: Vec<QueueRow>) -> Result<(), DatabaseError> {
+        self.execute(move |tx| {
+            let db = tx.connection;
+            let mut row = db.prepare_cached(
+                "INSERT INTO replication_queue (chunk_id, target_node_id, enqueued, due) VALUES (?1, ?2, ?3, 0)
+                 ON CONFLICT DO NOTHING",
+            )?;
+            let mut dot = db.prepare_cached(
+                "INSERT INTO replication_queue_dots (chunk_id, target_node_id, dot) VALUES (?1, ?2, ?3)
+                 ON CONFLICT DO NOTHING",
+            )?;
+            for QueueRow { chunk, target, dot: wanted } in &rows {
+                let chunk = chunk.to_string();
+                row.execute(params![chunk, target.as_str(), tx.running])?;
+                dot.execute(params![chunk, target.as_str(), wanted.to_string()])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Hands out up to `limit` rows for `target` that are due, new ones first, and leases them for two
+    /// minutes. Answer each with [`Store::delivered`] or [`Store::failed`].
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn due(&self, target: NodeId, limit: usize) -> Result<Vec<DueRow>, DatabaseError> {
+        let limit = limit.min(MAX_DUE);
+        let now = self.inner.clock.running_millis();
+        let store = self.clone();
+        self.query(move |db| {
+            let mut found = Vec::new();
+            // Held while rows are chosen, so that two callers never get the same one.
+            let mut leases = lock(&store.inner.leases);
+            let clock = store.now();
+            leases.retain(|_, until| *until > clock);
+            let mut statement = db.prepare_cached(
+                "SELECT chunk_id, attempts FROM replication_queue WHERE target_node_id = ?1 AND due <= ?2
+                 ORDER BY due",
+            )?;
+            let mut rows = statement.query(params![target.as_str(), now])?;
+            while found.len() < limit {
+                let Some(row) = rows.next()? else { break };
+                let chunk = chunk_at(row, 0)?;
+                if leases.contains_key(&(chunk, target)) {
+                    continue;
+                }
+                leases.insert((chunk, target), clock + LEASE);
+                found.push(DueRow { chunk, target, attempts: row.get(1)?, dots: dots(db, chunk, target)? });
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The targets that have rows due now, and when the next row after now will be due, from now.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn due_targets(&self) -> Result<(Vec<NodeId>, Option<Duration>), DatabaseError> {
+        let now = self.inner.clock.running_millis();
+        self.query(move |db| {
+            let mut due = Vec::new();
+            let mut next: Option<i64> = None;
+            for (target, earliest) in targets(db)? {
+                if earliest <= now {
+                    due.push(target);
+                }
+                let mut later = db.prepare_cached(
+                    "SELECT min(due) FROM replication_queue WHERE target_node_id = ?1 AND due > ?2",
+                )?;
+                let later: Option<i64> = later.query_row(params![target.as_str(), now], |row| row.get(0))?;
+                next = [next, later].into_iter().flatten().min();
+            }
+            let wait = next.map(|at| Duration::from_millis(u64::try_from(at - now).unwrap_or(0)));
+            Ok((due, wait))
+        })
+        .await
+    }
+
+    /// Removes rows whose target has the chunk with the dots that were handed over, and returns the
+    /// dots to which less is owed now. A dot that was added meanwhile keeps its row.
+    ///
+    /// # Errors
+    /// The database failed: the rows will be delivered again.
+    pub async fn delivered(&self, rows: Vec<DueRow>) -> Result<Vec<Dot>, DatabaseError> {
+        let keys: Vec<_> = rows.iter().map(|row| (row.chunk, row.target)).collect();
+        let result = self
+            .execute(move |tx| {
+                let mut touched = BTreeSet::new();
+                for row in &rows {
+                    remove_dots(tx.connection, row)?;
+                    remove_empty(tx.connection, row)?;
+                    touched.extend(row.dots.iter().copied());
+                }
+                Ok(touched.into_iter().collect())
+            })
+            .await;
+        self.release(&keys);
+        result
+    }
+
+    /// Puts rows back, each to be tried again after a wait that doubles from 1 s to 60 s.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn failed(&self, rows: Vec<DueRow>) -> Result<(), DatabaseError> {
+        let keys: Vec<_> = rows.iter().map(|row| (row.chunk, row.target)).collect();
+        let result = self
+            .execute(move |tx| {
+                let mut update = tx.connection.prepare_cached(
+                    "UPDATE replication_queue SET attempts = attempts + 1, last_attempt = ?3, due = ?4
+                     WHERE chunk_id = ?1 AND target_node_id = ?2",
+                )?;
+                for row in &rows {
+                    let due = tx.running.saturating_add(to_millis(back_off(row.attempts, &row.chunk)));
+                    update.execute(params![
+                        row.chunk.to_string(),
+                        row.target.as_str(),
+                        wall_millis(),
+                        due
+                    ])?;
+                }
+                Ok(())
+            })
+            .await;
+        self.release(&keys);
+        result
+    }
+
+    /// Makes all rows of `target` due: it turned alive.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn retry_now(&self, target: NodeId) -> Result<(), DatabaseError> {
+        self.execute(move |tx| {
+            tx.connection
+                .prepare_cached("UPDATE replication_queue SET due = 0 WHERE target_node_id = ?1 AND due > 0")?
+                .execute([target.as_str()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Gives rows to another target: the former one is no longer an owner. With `None` they are dropped.
+    /// Returns the dots to which less is owed now.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn re_aim(&self, rows: Vec<DueRow>, to: Option<NodeId>) -> Result<Vec<Dot>, DatabaseError> {
+        if let Some(to) = to {
+            let copies = rows.iter().flat_map(|row| {
+                row.dots.iter().map(|dot| QueueRow { chunk: row.chunk, target: to, dot: *dot })
+            });
+            self.enqueue(copies.collect()).await?;
+        }
+        self.delivered(rows).await
+    }
+
+    /// What is still owed to the chunks of a version, by chunk. Chunks that nobody waits for are not
+    /// listed; none at all means that everything queued under the dot was delivered.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn owed(&self, dot: Dot) -> Result<Vec<Owed>, DatabaseError> {
+        self.query(move |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT chunk_id, target_node_id FROM replication_queue_dots WHERE dot = ?1
+                 ORDER BY chunk_id, target_node_id",
+            )?;
+            let mut rows = statement.query([dot.to_string()])?;
+            let mut owed: Vec<Owed> = Vec::new();
+            while let Some(row) = rows.next()? {
+                let (chunk, target) = (chunk_at(row, 0)?, node_at(row, 1)?);
+                match owed.last_mut() {
+                    Some(last) if last.chunk == chunk => last.targets.push(target),
+                    _ => owed.push(Owed { chunk, targets: vec![target] }),
+                }
+            }
+            Ok(owed)
+        })
+        .await
+    }
+
+    /// The queue as a whole.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn queue_status(&self) -> Result<QueueState, DatabaseError> {
+        let now = self.inner.clock.running_millis();
+        self.query(move |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT target_node_id, count(*) FROM replication_queue GROUP BY target_node_id",
+            )?;
+            let targets: BTreeMap<NodeId, u64> = all(&mut statement, [], |row| {
+                Ok((node_at(row, 0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0)))
+            })?
+            .into_iter()
+            .collect();
+            let oldest: Option<i64> = db
+                .prepare_cached("SELECT min(enqueued) FROM replication_queue")?
+                .query_row([], |row| row.get(0))?;
+            let oldest = oldest.map(|at| Duration::from_millis(u64::try_from(now - at).unwrap_or(0)));
+            Ok(QueueState { depth: targets.values().sum(), oldest, targets })
+        })
+        .await
+    }
+
+    fn release(&self, keys: &[(ChunkId, NodeId)]) {
+        let mut leases = lock(&self.inner.leases);
+        for key in keys {
+            leases.remove(key);
+        }
+    }
+}
+
+/// The wait before the next attempt, a quarter shorter to a quarter longer by the chunk, so that rows
+/// that failed together are not tried together.
+fn back_off(attempts: u32, chunk: &ChunkId) -> Duration {
+    let wait = FIRST_RETRY.saturating_mul(1 << attempts.min(16)).min(LAST_RETRY);
+    let share = u32::from(chunk.digest()[31]);
+    wait * 3 / 4 + wait * share / 510
+}
+
+/// Targets with rows, each with the earliest time one is due: a seek a target, whatever the depth.
+fn targets(db: &Connection) -> Result<Vec<(NodeId, i64)>, DatabaseError> {
+    let mut statement = db.prepare_cached(
+        "SELECT target_node_id, due FROM replication_queue WHERE target_node_id > ?1
+         ORDER BY target_node_id, due LIMIT 1",
+    )?;
+    let mut found: Vec<(NodeId, i64)> = Vec::new();
+    loop {
+        let after = found.last().map_or("", |(target, _)| target.as_str());
+        let mut rows = statement.query([after])?;
+        let Some(row) = rows.next()? else { break };
+        let next = (node_at(row, 0)?, row.get(1)?);
+        drop(rows);
+        found.push(next);
+    }
+    Ok(found)
+}
+
+fn dots(db: &Connection, chunk: ChunkId, target: NodeId) -> Result<Vec<Dot>, DatabaseError> {
+    let mut statement = db.prepare_cached(
+        "SELECT dot FROM replication_queue_dots WHERE chunk_id = ?1 AND target_node_id = ?2 ORDER BY dot",
+    )?;
+    all(&mut statement, params![chunk.to_string(), target.as_str()], |row| {
+        row.get::<_, String>(0)?.parse().map_err(|_| damaged("a dot"))
+    })
+}
+
+fn remove_dots(db: &Connection, row: &DueRow) -> rusqlite::Result<()> {
+    let mut delete = db.prepare_cached(
+        "DELETE FROM replication_queue_dots WHERE chunk_id = ?1 AND target_node_id = ?2 AND dot = ?3",
+    )?;
+    for dot in &row.dots {
+        delete.execute(params![row.chunk.to_string(), row.target.as_str(), dot.to_string()])?;
+    }
+    Ok(())
+}
+
+fn remove_empty(db: &Connection, row: &DueRow) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "DELETE FROM replication_queue WHERE chunk_id = ?1 AND target_node_id = ?2 AND NOT EXISTS \
+             (SELECT 1 FROM replication_queue_dots WHERE chunk_id = ?1 AND target_node_id = ?2)",
+    )?
+    .execute(params![row.chunk.to_string(), row.target.as_str()])?;
+    Ok(())
+}
+
+fn chunk_at(row: &Row<'_>, column: usize) -> Result<ChunkId, DatabaseError> {
+    let text = row.get_ref(column)?.as_str().map_err(|_| damaged("a chunk id"))?;
+    text.parse().map_err(|_| damaged("a chunk id"))
+}
+
+fn node_at(row: &Row<'_>, column: usize) -> Result<NodeId, DatabaseError> {
+    let text = row.get_ref(column)?.as_str().map_err(|_| damaged("a node id"))?;
+    text.parse().map_err(|_| damaged("a node id"))
+}

@@ -1,0 +1,420 @@
+//! The one thread that writes to the database.
+//!
+//! All waiting jobs and inputs of the resident go into one transaction (group commit). Each job has a
+//! savepoint, so one that fails takes no other with it. Invariants:
+//!
+//! - Nothing is answered and no output of the resident leaves before the commit that it depends on.
+//! - A failed commit, a storage error of the resident or damage found in the database stops the
+//!   writer for good: all that waits and all that comes is told so, and nothing more is written.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tracing::error;
+
+use super::clock::Clock;
+use super::error::DatabaseError;
+use super::recover::Lock;
+use super::resident::Guest;
+
+/// The most jobs and inputs in one transaction.
+const MAX_BATCH: usize = 512;
+
+/// How often running time is kept on disk while nothing else is written.
+const IDLE_TICK: Duration = Duration::from_secs(30);
+
+/// How often running time is kept on disk while other things are written.
+const BUSY_TICK: Duration = Duration::from_secs(1);
+
+/// Why the writer stopped, once it has.
+pub(crate) type Stopped = Option<Arc<str>>;
+
+/// What a job sees of its transaction.
+pub(crate) struct Tx<'a> {
+    pub(crate) connection: &'a Connection,
+    /// Milliseconds of running time.
+    pub(crate) running: i64,
+}
+
+/// A unit of work with its own savepoint.
+pub(crate) trait Job: Send {
+    /// Does the work.
+    fn run(&mut self, tx: &Tx<'_>) -> Result<(), DatabaseError>;
+    /// Answers, after the commit or after the failure.
+    fn finish(self: Box<Self>, outcome: Result<(), DatabaseError>);
+}
+
+pub(crate) enum Message {
+    Job(Box<dyn Job>, Option<OwnedSemaphorePermit>),
+    Install(Box<dyn Guest>, SyncSender<Result<(), DatabaseError>>),
+    Input(Box<dyn Any + Send>, OwnedSemaphorePermit),
+    Close(oneshot::Sender<()>),
+}
+
+/// A closure as a job, with the channel to who waits for its result.
+pub(crate) struct Call<F, T> {
+    work: Option<F>,
+    result: Option<T>,
+    answer: oneshot::Sender<Result<T, DatabaseError>>,
+}
+
+impl<F, T> Call<F, T> {
+    pub(crate) fn new(work: F, answer: oneshot::Sender<Result<T, DatabaseError>>) -> Self {
+        Self { work: Some(work), result: None, answer }
+    }
+}
+
+impl<F, T> Job for Call<F, T>
+where
+    F: FnOnce(&Tx<'_>) -> Result<T, DatabaseError> + Send,
+    T: Send,
+{
+    fn run(&mut self, tx: &Tx<'_>) -> Result<(), DatabaseError> {
+        let work = self.work.take().expect("a job runs once");
+        self.result = Some(work(tx)?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), DatabaseError>) {
+        let Self { result, answer, .. } = *self;
+        let result =
+            outcome.and_then(|()| result.ok_or_else(|| DatabaseError::Stopped("the job was not run".into())));
+        // Whoever asked may have gone away; what was committed stays.
+        let _ = answer.send(result);
+    }
+}
+
+/// The state of the thread.
+pub(crate) struct Writer {
+    connection: Connection,
+    clock: Clock,
+    receiver: Receiver<Message>,
+    resident: Option<Box<dyn Guest>>,
+    stopped: watch::Sender<Stopped>,
+    ticked: Duration,
+    suspect: std::path::PathBuf,
+    // Released when the thread ends, after the last write.
+    _lock: Lock,
+}
+
+/// What a batch has to answer.
+#[derive(Default)]
+struct Batch {
+    jobs: Vec<(Box<dyn Job>, Result<(), DatabaseError>)>,
+    installed: Vec<SyncSender<Result<(), DatabaseError>>>,
+    stepped: bool,
+    permits: Vec<OwnedSemaphorePermit>,
+    closing: Option<oneshot::Sender<()>>,
+}
+
+/// Why a batch ends in failure.
+enum Failure {
+    /// Nothing was written and no machine has moved on: the next batch may do better.
+    Batch(DatabaseError),
+    /// The writer cannot go on.
+    Fatal(DatabaseError),
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(
+        connection: Connection,
+        clock: Clock,
+        suspect: std::path::PathBuf,
+        lock: Lock,
+    ) -> std::io::Result<(Sender<Message>, watch::Receiver<Stopped>)> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (stopped, watched) = watch::channel(None);
+        let ticked = clock.running();
+        let writer =
+            Self { connection, clock, receiver, resident: None, stopped, ticked, suspect, _lock: lock };
+        std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
+        Ok((sender, watched))
+    }
+
+    fn run(mut self) {
+        let _guard = StopOnPanic(self.stopped.clone());
+        loop {
+            let first = match self.receiver.recv_timeout(self.patience()) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if let Some(closing) = self.batch(first) {
+                self.close();
+                self.stopped.send_replace(Some("it was closed".into()));
+                drop(self);
+                let _ = closing.send(());
+                return;
+            }
+        }
+        self.close();
+    }
+
+    /// How long to wait for the next message.
+    fn patience(&self) -> Duration {
+        if self.stopped.borrow().is_some() {
+            return IDLE_TICK;
+        }
+        let timeout = self.resident.as_ref().and_then(|resident| resident.poll_timeout());
+        timeout.map_or(IDLE_TICK, |at| at.since(self.clock.now()).min(IDLE_TICK))
+    }
+
+    /// One transaction. Returns whom to tell that the store is closed, if that was asked.
+    fn batch(&mut self, first: Option<Message>) -> Option<oneshot::Sender<()>> {
+        let mut batch = Batch::default();
+        let stopped = self.stopped.borrow().clone();
+        let outcome = match stopped {
+            None => self.transact(first, &mut batch),
+            Some(reason) => {
+                self.refuse(first, &mut batch, &reason);
+                Err(Failure::Batch(DatabaseError::Stopped(reason)))
+            }
+        };
+        let outcome = outcome.map_err(|failure| {
+            if !self.connection.is_autocommit() {
+                // What cannot be rolled back is never committed either: the connection is not used again.
+                let _ = self.connection.execute_batch("ROLLBACK");
+            }
+            match failure {
+                Failure::Batch(error) => error,
+                Failure::Fatal(error) => self.stop(&error),
+            }
+        });
+        for (job, result) in batch.jobs {
+            job.finish(outcome.clone().and(result));
+        }
+        for answer in batch.installed {
+            let _ = answer.send(outcome.clone());
+        }
+        match (&outcome, &mut self.resident) {
+            (Ok(()), Some(resident)) if batch.stepped => resident.release(),
+            _ => {}
+        }
+        batch.closing
+    }
+
+    fn transact(&mut self, first: Option<Message>, batch: &mut Batch) -> Result<(), Failure> {
+        let changes = self.connection.total_changes();
+        let changed = AtomicBool::new(false);
+        if let Err(error) = self.statement("BEGIN IMMEDIATE") {
+            self.refuse(first, batch, "the transaction could not begin");
+            return Err(self.judge(error, batch));
+        }
+        let mut next = first;
+        let mut taken = 0;
+        while let Some(message) = next.take() {
+            self.step(message, batch, &changed)?;
+            taken += 1;
+            if taken < MAX_BATCH && batch.closing.is_none() {
+                next = self.receiver.try_recv().ok();
+            }
+        }
+        let now = self.clock.now();
+        if let Some(resident) = &mut self.resident
+            && resident.poll_timeout().is_some_and(|at| at <= now)
+        {
+            batch.stepped = true;
+            resident.handle_timeout(&self.connection, &changed, now).map_err(Failure::Fatal)?;
+        }
+        if changed.load(Ordering::Relaxed)
+            && let Some(resident) = &mut self.resident
+        {
+            batch.stepped = true;
+            resident.before_commit(&self.connection, &changed).map_err(Failure::Fatal)?;
+        }
+        self.tick(self.connection.total_changes() != changes).map_err(|error| self.judge(error, batch))?;
+        self.statement("COMMIT").map_err(|error| self.judge(error, batch))
+    }
+
+    fn step(&mut self, message: Message, batch: &mut Batch, changed: &AtomicBool) -> Result<(), Failure> {
+        match message {
+            Message::Job(mut job, permit) => {
+                batch.permits.extend(permit);
+                let result = self.run_job(&mut *job);
+                let failure = match &result {
+                    Ok(()) => None,
+                    Err(error) => self.poisons(error, batch),
+                };
+                batch.jobs.push((job, result));
+                failure.map_or(Ok(()), Err)
+            }
+            Message::Install(mut resident, answer) => {
+                let now = self.clock.now();
+                match resident.begin(&self.connection, changed, now) {
+                    Ok(()) => {
+                        self.resident = Some(resident);
+                        batch.installed.push(answer);
+                        batch.stepped = true;
+                        Ok(())
+                    }
+                    Err(error) => {
+                        let _ = answer.send(Err(error.clone()));
+                        Err(Failure::Fatal(error))
+                    }
+                }
+            }
+            Message::Input(input, permit) => {
+                batch.permits.push(permit);
+                let now = self.clock.now();
+                let Some(resident) = &mut self.resident else { return Ok(()) };
+                batch.stepped = true;
+                resident.handle(&self.connection, changed, now, input).map_err(Failure::Fatal)
+            }
+            Message::Close(answer) => {
+                batch.closing = Some(answer);
+                Ok(())
+            }
+        }
+    }
+
+    fn run_job(&self, job: &mut dyn Job) -> Result<(), DatabaseError> {
+        self.statement("SAVEPOINT job")?;
+        let tx = Tx { connection: &self.connection, running: self.clock.running_millis() };
+        let result = job.run(&tx);
+        if result.is_err() && !self.connection.is_autocommit() {
+            self.statement("ROLLBACK TO job")?;
+        }
+        if !self.connection.is_autocommit() {
+            self.statement("RELEASE job")?;
+        }
+        result
+    }
+
+    /// Whether a job's error ends the whole transaction, and how.
+    fn poisons(&self, error: &DatabaseError, batch: &Batch) -> Option<Failure> {
+        if self.connection.is_autocommit() || is_damage(error) || is_io(error) {
+            return Some(self.judge(error.clone(), batch));
+        }
+        None
+    }
+
+    /// A batch in which no machine has moved and the disk was merely full may be tried again.
+    fn judge(&self, error: DatabaseError, batch: &Batch) -> Failure {
+        match error {
+            DatabaseError::Full if !batch.stepped => Failure::Batch(error),
+            error => Failure::Fatal(error),
+        }
+    }
+
+    fn tick(&mut self, busy: bool) -> Result<(), DatabaseError> {
+        let running = self.clock.running();
+        if running.saturating_sub(self.ticked) < if busy { BUSY_TICK } else { IDLE_TICK } {
+            return Ok(());
+        }
+        self.ticked = running;
+        set_meta(&self.connection, "running_millis", self.clock.running_millis())?;
+        Ok(())
+    }
+
+    fn statement(&self, sql: &str) -> Result<(), DatabaseError> {
+        self.connection.prepare_cached(sql)?.execute([])?;
+        Ok(())
+    }
+
+    /// Takes the messages that wait, without running them.
+    fn refuse(&mut self, first: Option<Message>, batch: &mut Batch, reason: &str) {
+        let mut next = first;
+        while let Some(message) = next.take() {
+            match message {
+                Message::Job(job, _) => {
+                    batch.jobs.push((job, Err(DatabaseError::Stopped(reason.into()))));
+                }
+                Message::Install(_, answer) => batch.installed.push(answer),
+                Message::Input(..) => {}
+                Message::Close(answer) => {
+                    batch.closing = Some(answer);
+                    return;
+                }
+            }
+            next = self.receiver.try_recv().ok();
+        }
+    }
+
+    fn stop(&mut self, cause: &DatabaseError) -> DatabaseError {
+        let reason: Arc<str> = cause.to_string().into();
+        error!(error = %reason, "the store takes no more writes");
+        if is_damage(cause) {
+            // The next start sets the database aside. If even this fails, its integrity check decides.
+            let _ = std::fs::write(&self.suspect, reason.as_bytes());
+        }
+        // Its memory may be ahead of the disk.
+        self.resident = None;
+        self.stopped.send_replace(Some(reason.clone()));
+        DatabaseError::Stopped(reason)
+    }
+
+    fn close(&mut self) {
+        if self.stopped.borrow().is_some() {
+            return;
+        }
+        let closed = set_meta(&self.connection, "running_millis", self.clock.running_millis())
+            .and_then(|()| set_meta(&self.connection, "clean", 1))
+            .and_then(|()| self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+        if let Err(error) = closed {
+            error!(%error, "the database was not closed cleanly: the next start checks it");
+        }
+    }
+}
+
+/// Tells everybody if the thread dies of a panic.
+struct StopOnPanic(watch::Sender<Stopped>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send_replace(Some("the writer failed unexpectedly".into()));
+        }
+    }
+}
+
+fn is_damage(error: &DatabaseError) -> bool {
+    match error {
+        DatabaseError::Damaged(_) => true,
+        DatabaseError::Sql(error) => {
+            matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        }
+        DatabaseError::Full | DatabaseError::Stopped(_) => false,
+    }
+}
+
+fn is_io(error: &DatabaseError) -> bool {
+    match error {
+        DatabaseError::Sql(error) => matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+        ),
+        _ => false,
+    }
+}
+
+/// Writes a singleton of the store itself.
+pub(crate) fn set_meta(
+    connection: &Connection,
+    key: &str,
+    value: impl rusqlite::ToSql,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value",
+        )?
+        .execute(rusqlite::params![key, value])?;
+    Ok(())
+}
+
+/// Reads a singleton of the store itself.
+pub(crate) fn meta<T: rusqlite::types::FromSql>(
+    connection: &Connection,
+    key: &str,
+) -> rusqlite::Result<Option<T>> {
+    use rusqlite::OptionalExtension as _;
+    connection
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()
+}

@@ -1,0 +1,387 @@
+//! The way into a swarm: calls, chunks, and what may go wrong with them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_rustls::rustls::CipherSuite;
+use kepler_protocol::chunk::{Chunk, ChunkId};
+use kepler_protocol::node_id::NodeId;
+use kepler_protocol::version::Dot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Lane, Open, OpenError, Protocol};
+use super::driver::Command;
+use super::limits::Limits;
+use super::{MAX_BODY_BYTES, MAX_DOTS, MAX_IDS, Refusal, Service, calls, transfer};
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No member, no connection, or it broke before the answer came. Whether the peer acted is unknown.
+    #[error("the node is not reachable: {0}")]
+    Unreachable(String),
+    /// No answer before the deadline. Whether the peer acted is unknown.
+    #[error("the node did not answer in time")]
+    TimedOut,
+    /// The request is larger than [`MAX_BODY_BYTES`]; nothing was sent.
+    #[error("the request has {0} bytes, more than a call may have")]
+    TooLarge(usize),
+    /// The peer answered that it does not answer.
+    #[error("the node did not answer: {0}")]
+    Refused(Refusal),
+}
+
+/// Why a chunk did not move.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// The peer does not have it.
+    #[error("the node does not have the chunk")]
+    Missing,
+    /// What arrived, or what the peer has, is not what the id says.
+    #[error("the bytes are not those of the chunk")]
+    Corrupt,
+    /// The peer does not take or give it.
+    #[error("the node refused: {0}")]
+    Refused(Refusal),
+    /// No member, no connection, or it broke.
+    #[error("the node is not reachable: {0}")]
+    Unreachable(String),
+    /// Nothing moved for too long, or all of it took too long.
+    #[error("the transfer took too long")]
+    TimedOut,
+}
+
+impl From<OpenError> for CallError {
+    fn from(error: OpenError) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+impl From<OpenError> for TransferError {
+    fn from(error: OpenError) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+/// What a swarm has done and does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes read from sockets, encryption and framing included.
+    pub bytes_in: u64,
+    /// Bytes written to sockets, encryption and framing included.
+    pub bytes_out: u64,
+    /// Bytes of chunks received.
+    pub chunk_bytes_in: u64,
+    /// Bytes of chunks sent.
+    pub chunk_bytes_out: u64,
+    /// Connections now.
+    pub connections: u32,
+    /// Requests of this node under way.
+    pub in_flight: usize,
+    /// Requests of peers being served.
+    pub serving: usize,
+    /// What the last connection negotiated, such as `TLS13_AES_128_GCM_SHA256`; `None` before the first.
+    pub cipher_suite: Option<String>,
+}
+
+/// The live form of [`Stats`].
+#[derive(Default)]
+pub(super) struct Counters {
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+    pub chunk_bytes_in: AtomicU64,
+    pub chunk_bytes_out: AtomicU64,
+    pub cipher_suite: AtomicU16,
+    connections: AtomicU32,
+    in_flight: Arc<AtomicUsize>,
+    serving: Arc<AtomicUsize>,
+}
+
+impl Counters {
+    pub(super) fn set_connections(&self, connections: u32) {
+        self.connections.store(connections, Ordering::Relaxed);
+    }
+
+    /// Counts a request of a peer as long as the result lives.
+    pub(super) fn serving(&self) -> Busy {
+        Busy::new(&self.serving)
+    }
+
+    fn read(&self) -> Stats {
+        let suite = self.cipher_suite.load(Ordering::Relaxed);
+        Stats {
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out.load(Ordering::Relaxed),
+            chunk_bytes_in: self.chunk_bytes_in.load(Ordering::Relaxed),
+            chunk_bytes_out: self.chunk_bytes_out.load(Ordering::Relaxed),
+            connections: self.connections.load(Ordering::Relaxed),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            serving: self.serving.load(Ordering::Relaxed),
+            cipher_suite: (suite != 0).then(|| format!("{:?}", CipherSuite::from(suite))),
+        }
+    }
+}
+
+/// One more, while it lives.
+pub(super) struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The way into a running swarm; cheap to clone.
+///
+/// Requests beyond what [`Limits`] allows at once wait for their turn, within their deadline.
+#[derive(Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: NodeId,
+    commands: mpsc::Sender<Command>,
+    limits: Limits,
+    counters: Arc<Counters>,
+    turns: Mutex<BTreeMap<NodeId, Turns>>,
+    stop: CancellationToken,
+    driver: OnceLock<tokio::sync::Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// Peers above which those without requests are forgotten.
+const MOST_TURNS: usize = 4096;
+
+/// What may be under way to one peer.
+#[derive(Clone)]
+struct Turns {
+    chunks: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
+}
+
+impl Turns {
+    fn in_use(&self) -> bool {
+        Arc::strong_count(&self.chunks) > 1 || Arc::strong_count(&self.calls) > 1
+    }
+}
+
+impl Handle {
+    pub(super) fn new(
+        node: NodeId,
+        commands: mpsc::Sender<Command>,
+        limits: Limits,
+        counters: Arc<Counters>,
+        stop: CancellationToken,
+    ) -> Self {
+        let turns = Mutex::default();
+        let driver = OnceLock::new();
+        Self { inner: Arc::new(Inner { node, commands, limits, counters, turns, stop, driver }) }
+    }
+
+    pub(super) fn set_driver(&self, driver: JoinHandle<()>) {
+        let _ = self.inner.driver.set(tokio::sync::Mutex::new(Some(driver)));
+    }
+
+    /// Asks a member and waits for its answer, connecting first if need be.
+    ///
+    /// # Errors
+    /// See [`CallError`]. Only [`CallError::TooLarge`] says that the peer did not act.
+    pub async fn call(
+        &self,
+        to: NodeId,
+        service: Service,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, CallError> {
+        if body.len() > MAX_BODY_BYTES {
+            return Err(CallError::TooLarge(body.len()));
+        }
+        let calling = async {
+            let _turn = turn(self.turns(to).calls).await;
+            let _busy = Busy::new(&self.inner.counters.in_flight);
+            let lane = self.open(to, Protocol::Call(service)).await?;
+            calls::call(lane.stream, &body, &self.inner.limits).await
+        };
+        tokio::time::timeout(deadline, calling).await.unwrap_or(Err(CallError::TimedOut))
+    }
+
+    /// Puts a chunk and its references on a member's disk. If it has the chunk, no byte of it is sent.
+    ///
+    /// The time allowed grows with the chunk's size. References beyond [`MAX_DOTS`] go in further offers.
+    ///
+    /// # Errors
+    /// See [`TransferError`]; after [`TransferError::Unreachable`] and [`TransferError::TimedOut`] the
+    /// peer may have stored it all the same.
+    pub async fn push(&self, to: NodeId, chunk: Chunk, dots: &[Dot]) -> Result<(), TransferError> {
+        let (first, rest) = dots.split_at(dots.len().min(MAX_DOTS));
+        self.push_page(to, &chunk, first).await?;
+        for page in rest.chunks(MAX_DOTS) {
+            self.push_page(to, &chunk, page).await?;
+        }
+        Ok(())
+    }
+
+    async fn push_page(&self, to: NodeId, chunk: &Chunk, dots: &[Dot]) -> Result<(), TransferError> {
+        let limits = &self.inner.limits;
+        self.transfer(to, chunk.bytes().len() as u64, async |lane: Lane| {
+            transfer::push(lane.stream, chunk, dots, limits, &self.inner.counters).await.map(drop)
+        })
+        .await
+    }
+
+    /// Adds references to a chunk if a member has it, which hashes its copy again, and says whether it
+    /// does. No byte of the chunk is sent.
+    ///
+    /// # Errors
+    /// See [`TransferError`].
+    pub async fn adopt(&self, at: NodeId, id: ChunkId, dots: &[Dot]) -> Result<bool, TransferError> {
+        let limits = &self.inner.limits;
+        let (first, rest) = dots.split_at(dots.len().min(MAX_DOTS));
+        for page in std::iter::once(first).chain(rest.chunks(MAX_DOTS)) {
+            let adopting = self.transfer(at, kepler_protocol::chunk::MAX_CHUNK_BYTES as u64, async |lane: Lane| {
+                transfer::adopt(lane.stream, id, page, limits).await
+            });
+            if !adopting.await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gets a chunk from a member; what is returned has been verified.
+    ///
+    /// # Errors
+    /// See [`TransferError`].
+    pub async fn fetch(&self, from: NodeId, id: ChunkId) -> Result<Chunk, TransferError> {
+        let limits = &self.inner.limits;
+        let most = kepler_protocol::chunk::MAX_CHUNK_BYTES as u64;
+        self.transfer(from, most, async |lane: Lane| {
+            transfer::fetch(lane.stream, id, limits, &self.inner.counters).await
+        })
+        .await
+    }
+
+    /// Asks a member which of these chunks it has; the answers are in the order asked.
+    ///
+    /// # Errors
+    /// See [`TransferError`].
+    pub async fn held(&self, at: NodeId, ids: Vec<ChunkId>) -> Result<Vec<bool>, TransferError> {
+        let limits = &self.inner.limits;
+        let mut present = Vec::with_capacity(ids.len());
+        for page in ids.chunks(MAX_IDS) {
+            let answer =
+                self.transfer(at, 0, async |lane: Lane| transfer::held(lane.stream, page, limits).await);
+            present.extend(answer.await?);
+        }
+        Ok(present)
+    }
+
+    /// Whether a member answers on a stream within `deadline`. It waits for no turn.
+    pub async fn ping(&self, to: NodeId, deadline: Duration) -> bool {
+        let pinging = async {
+            let lane = self.open(to, Protocol::Ping).await.ok()?;
+            calls::ping(lane.stream).await.ok()
+        };
+        matches!(tokio::time::timeout(deadline, pinging).await, Ok(Some(())))
+    }
+
+    /// Ends the swarm: takes nothing new, lets requests of peers finish, closes all connections; within
+    /// seconds. Requests of this node fail from now on. Further calls wait for the first.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        if let Some(driver) = self.inner.driver.get() {
+            let mut driver = driver.lock().await;
+            if let Some(task) = driver.take() {
+                // It catches no panics of its own, and there is nobody left to tell.
+                let _ = task.await;
+            }
+        }
+    }
+
+    /// Waits until the swarm has ended or is ending, by [`Handle::shutdown`] or by a fault.
+    pub async fn closed(&self) {
+        self.inner.commands.closed().await;
+    }
+
+    /// What the swarm has done and does.
+    pub fn stats(&self) -> Stats {
+        self.inner.counters.read()
+    }
+
+    /// Runs one transfer of `bytes` in its turn and within the time its size allows.
+    async fn transfer<T>(
+        &self,
+        to: NodeId,
+        bytes: u64,
+        run: impl AsyncFnOnce(Lane) -> Result<T, TransferError>,
+    ) -> Result<T, TransferError> {
+        let limits = &self.inner.limits;
+        let queued = turn(self.turns(to).chunks);
+        // Those before it may each take their time, as long as they move.
+        let patience = limits.transfer(bytes.max(64 << 20));
+        let _turn = tokio::time::timeout(patience, queued).await.map_err(|_| TransferError::TimedOut)?;
+        let _busy = Busy::new(&self.inner.counters.in_flight);
+        let running = async {
+            let lane = self.open(to, Protocol::Transfer).await?;
+            run(lane).await
+        };
+        let allowed = limits.transfer(bytes) + limits.answer;
+        tokio::time::timeout(allowed, running).await.unwrap_or(Err(TransferError::TimedOut))
+    }
+
+    /// Opens a stream. A connection that ends just then gets a second chance on a new one.
+    async fn open(&self, to: NodeId, protocol: Protocol) -> Result<Lane, OpenError> {
+        match self.open_once(to, protocol).await {
+            Err(OpenError::Stream(_)) => self.open_once(to, protocol).await,
+            other => other,
+        }
+    }
+
+    async fn open_once(&self, to: NodeId, protocol: Protocol) -> Result<Lane, OpenError> {
+        let inner = &self.inner;
+        let gone = || OpenError::Dial("this node is stopping".into());
+        if to == inner.node {
+            return Err(OpenError::Dial("it is this node itself".into()));
+        }
+        if inner.stop.is_cancelled() {
+            return Err(gone());
+        }
+        let (reply, opened) = oneshot::channel();
+        let opening = async {
+            let command = Command { to, open: Open { protocol, reply } };
+            inner.commands.send(command).await.map_err(|_| gone())?;
+            opened.await.unwrap_or_else(|_| Err(OpenError::Stream("the connection ended".into())))
+        };
+        let late = || OpenError::Dial(format!("no connection within {:?}", inner.limits.connect));
+        tokio::time::timeout(inner.limits.connect, opening).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    fn turns(&self, node: NodeId) -> Turns {
+        let limits = &self.inner.limits;
+        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS)));
+        let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh =
+            || Turns { chunks: semaphore(limits.chunks_per_peer), calls: semaphore(limits.calls_per_peer) };
+        if turns.len() >= MOST_TURNS {
+            turns.retain(|_, turns| turns.in_use());
+        }
+        turns.entry(node).or_insert_with(fresh).clone()
+    }
+}
+
+/// Waits for a turn.
+async fn turn(turns: Arc<Semaphore>) -> OwnedSemaphorePermit {
+    turns.acquire_owned().await.expect("turns are never closed")
+}

@@ -1,0 +1,92 @@
+//! kill -9 at random moments.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use kepler_tests::cluster::{Cluster, client, random_bytes, scaled};
+use reqwest::StatusCode;
+
+#[tokio::test]
+async fn killing_nodes_at_random_moments_loses_no_acknowledged_write() -> Result<()> {
+    let mut cluster = Cluster::start(3).await?;
+    let rounds = scaled(200);
+    let mut random = fastrand::Rng::with_seed(42);
+    let mut acknowledged: Vec<(String, u64, usize)> = Vec::new();
+    let (mut refused, mut broken) = (0, 0);
+    for round in 0..rounds {
+        let victim = round % 3;
+        let writer = if round % 2 == 0 { victim } else { (victim + 1) % 3 };
+        let url = cluster.nodes[writer].url();
+        let load = tokio::spawn(async move {
+            let client = client();
+            let mut results = Vec::new();
+            for i in 0..40u64 {
+                let seed = round as u64 * 1000 + i;
+                let size = [0, 900, 70_000, 5 << 20][(i % 4) as usize];
+                let name = format!("crash/{round}/{i}");
+                let sent =
+                    client.put(format!("{url}/v1/files/{name}")).body(random_bytes(seed, size)).send().await;
+                match sent {
+                    Ok(response) => results.push((name, seed, size, Some(response.status()))),
+                    Err(_) => {
+                        results.push((name, seed, size, None));
+                        break;
+                    }
+                }
+            }
+            results
+        });
+        tokio::time::sleep(Duration::from_millis(random.u64(5..400))).await;
+        cluster.nodes[victim].kill();
+        if writer != victim {
+            tokio::time::sleep(Duration::from_millis(random.u64(0..200))).await;
+            load.abort();
+        }
+        for (name, seed, size, status) in load.await.unwrap_or_default() {
+            match status {
+                Some(StatusCode::OK) => acknowledged.push((name, seed, size)),
+                Some(_) => refused += 1,
+                None => broken += 1,
+            }
+        }
+        cluster.nodes[victim].start()?;
+        cluster.settle().await?;
+    }
+    for (reads, (name, seed, size)) in acknowledged.iter().enumerate() {
+        let body = random_bytes(*seed, *size);
+        let node = &cluster.nodes[reads % 3];
+        ensure!(node.get(name).await? == body, "{name} through {} differs", node.id);
+    }
+    for node in &mut cluster.nodes {
+        node.terminate().await?;
+        node.start()?;
+    }
+    cluster.settle().await?;
+    let temporary = cluster.temporary_files();
+    ensure!(temporary.is_empty(), "{temporary:?}");
+    let mut torn = 0;
+    let mut files = 0;
+    for node in &cluster.nodes {
+        for (name, size) in node.chunk_files() {
+            let id: kepler_protocol::chunk::ChunkId = name.parse()?;
+            let path = node.data.join("chunks").join(chunk_path(&name));
+            let bytes = std::fs::read(&path)?;
+            ensure!(bytes.len() as u64 == size);
+            torn += usize::from(kepler_protocol::chunk::ChunkId::of(id.codec(), &bytes) != id);
+            files += 1;
+        }
+    }
+    ensure!(torn == 0, "{torn} torn chunks");
+    println!(
+        "kill -9: {rounds} kills, {} acknowledged writes all read back, {refused} refused, {broken} broken off, \
+         {files} chunk files whole, no temporary file",
+        acknowledged.len()
+    );
+    Ok(())
+}
+
+/// `ab/cd/<cid>`: the two folders are found by looking, so that the test does not repeat the layout.
+fn chunk_path(name: &str) -> std::path::PathBuf {
+    let tail = &name[name.len() - 4..];
+    [&tail[..2], &tail[2..], name].iter().collect()
+}

@@ -1,0 +1,11 @@
+//! Tests on real processes: black box, over HTTP, by signals and by looking at the disks.
+//!
+//! Each prints its counts. `FULL=1` runs the full numbers of the acceptance list, otherwise a tenth.
+
+mod bad_input;
+mod basics;
+mod conditional;
+mod crashes;
+mod deaths;
+mod joins;
+mod vectors;
