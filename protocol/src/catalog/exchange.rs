@@ -9,7 +9,7 @@
 //!   survivors that the peer has seen and does not hold are dropped: something supersedes them;
 //! - the peer's whole `seen`, of the transaction of the first page, is merged after the last one.
 //!
-//! Pages of a peer that is not ready only bring versions. A node that is not ready itself checks
+//! Pages of a peer whose database cannot be relied on only bring versions. A node that is not ready itself checks
 //! all its survivors against the peer before it merges the peer's `seen`: stubs that a member
 //! would have been sent may be collected for those who were no members.
 
@@ -43,6 +43,9 @@ const MAX_QUIET: u32 = 4;
 struct Peer {
     /// Whether its last announcement differed.
     differs: bool,
+    /// What it announced last: members are told of changes only, so it is compared again after
+    /// every exchange, failed ones too.
+    digest: Option<[u8; 16]>,
     not_before: Instant,
     /// Exchanges in a row that brought nothing.
     quiet: u32,
@@ -86,12 +89,13 @@ impl Exchange {
     }
 
     fn peer(&mut self, now: Instant, peer: NodeId) -> &mut Peer {
-        let fresh = Peer { differs: false, not_before: now, quiet: 0, thorough: false };
+        let fresh = Peer { differs: false, digest: None, not_before: now, quiet: 0, thorough: false };
         self.peers.entry(peer).or_insert(fresh)
     }
 
-    pub fn differs(&mut self, now: Instant, peer: NodeId) {
-        self.peer(now, peer).differs = true;
+    pub fn differs(&mut self, now: Instant, peer: NodeId, digest: [u8; 16]) {
+        let peer = self.peer(now, peer);
+        (peer.differs, peer.digest) = (true, Some(digest));
     }
 
     pub fn urge(&mut self, now: Instant, peer: NodeId) {
@@ -125,7 +129,9 @@ impl Catalog {
         }
         let reachable: Vec<NodeId> = due.iter().filter(|n| self.is_reachable(n)).copied().collect();
         for node in due.iter().filter(|node| !reachable.contains(node)) {
-            self.exchange.peers.remove(node); // It will announce itself again.
+            if let Some(peer) = self.exchange.peers.get_mut(node) {
+                peer.not_before = step.now + self.config.exchange_interval;
+            }
         }
         let Some(peer) = self.rng.choice(reachable) else { return };
         let thorough =
@@ -250,8 +256,9 @@ impl Catalog {
 
     fn end_exchange(&mut self, step: &Step<'_>, current: &Current, done: bool) {
         let interval = self.config.exchange_interval;
+        let ours = self.knowledge.digest();
         if let Some(peer) = self.exchange.peers.get_mut(&current.peer) {
-            peer.differs = false;
+            peer.differs = peer.digest.is_some_and(|theirs| theirs != ours);
             peer.thorough &= !done;
             peer.quiet = if current.learnt { 0 } else { (peer.quiet + 1).min(MAX_QUIET) };
             peer.not_before = step.now + interval * (1 << peer.quiet);
@@ -318,8 +325,9 @@ impl Catalog {
 
     /// Which of a peer's survivors are seen here and do not survive.
     pub(super) fn check(&mut self, step: &mut Step<'_>, dots: &[Dot]) -> Result<Response> {
-        if let Err(why) = step.electorate.standing() {
-            return Ok(Response::NotReady(why));
+        if !step.electorate.is_intact() {
+            let why = step.electorate.standing().err();
+            return Ok(Response::NotReady(why.unwrap_or_default()));
         }
         let mut superseded = Vec::new();
         for dot in dots.iter().take(MAX_CHECKED) {
@@ -335,7 +343,7 @@ impl Catalog {
     pub(super) fn page(&mut self, step: &mut Step<'_>, from: NodeId, pull: Pull) -> Result<Page> {
         let theirs = &pull.seen;
         if pull.after.is_none() && !self.knowledge.seen().is_superset(theirs) {
-            self.exchange.differs(step.now, from);
+            self.exchange.differs(step.now, from, theirs.digest());
         }
         let mut page = Page {
             database: self.own_database(step),
@@ -343,7 +351,7 @@ impl Catalog {
             closed: Vec::new(),
             names: Vec::new(),
             next: None,
-            ready: step.electorate.standing().is_ok() || self.config.faults.answer_before_ready,
+            ready: step.electorate.is_intact() || self.config.faults.answer_before_ready,
         };
         self.fill(step, &mut page, theirs, pull.after)?;
         if let Some(database) = pull.database {
