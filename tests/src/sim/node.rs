@@ -751,7 +751,17 @@ impl Process for Node {
             .map(|(origin, set)| format!("{origin} to {} and {:?}", set.prefix(), set.above().collect::<Vec<_>>()))
             .collect();
         let roster = self.replica.council().roster().map_or(0, |roster| roster.number);
-        format!("{} at roster {roster} has seen {seen:?}", self.seat.id)
+        let members: Vec<String> = self
+            .swim
+            .members()
+            .map(|(state, record)| {
+                let statement = record.statement();
+                let heard = self.swim.announcement_of(&statement.id).is_some();
+                let key = statement.metadata.key[0];
+                format!("{} {state:?} {} key {key:02x} heard {heard}", statement.id, statement.incarnation)
+            })
+            .collect();
+        format!("{} at roster {roster} has seen {seen:?}, members {members:?}", self.seat.id)
     }
 
     fn replicas(&self) -> usize {

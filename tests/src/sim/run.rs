@@ -184,8 +184,10 @@ pub fn run<P: Process>(plan: &Plan, config: P::Config) -> Report {
     Run::<P>::new(plan, config).to_end()
 }
 
-/// Leaves out faults and questions for as long as the run still fails.
+/// Leaves out faults and questions for as long as the run still breaks the same invariant.
 pub fn shrink<P: Process>(plan: &Plan, config: &P::Config, attempts: usize) -> Plan {
+    let broken = |plan: &Plan| run::<P>(plan, config.clone()).violations.first().map(|v| v.invariant);
+    let first = broken(plan);
     let mut best = plan.clone();
     let mut left = attempts;
     let mut piece = (best.faults.len() + best.questions.len()).div_ceil(2);
@@ -202,10 +204,10 @@ pub fn shrink<P: Process>(plan: &Plan, config: &P::Config, attempts: usize) -> P
             };
             smaller.faults.retain(|_| keep());
             smaller.questions.retain(|_| keep());
-            if run::<P>(&smaller, config.clone()).violations.is_empty() {
-                at += piece;
-            } else {
+            if broken(&smaller) == first {
                 best = smaller;
+            } else {
+                at += piece;
             }
         }
         piece /= 2;
