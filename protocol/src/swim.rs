@@ -167,6 +167,8 @@ pub struct Swim {
     contact_at: Instant,
     exchange_at: Instant,
     refused_at: Option<Instant>,
+    /// When this node noticed last that it is late.
+    doubted_at: Instant,
     /// A full-state exchange has succeeded.
     synced: bool,
     /// This node has said goodbye.
@@ -209,11 +211,13 @@ impl Swim {
             contact_at: now,
             exchange_at: phase(config.exchange_interval(1)),
             refused_at: None,
+            doubted_at: now,
             synced: false,
             stopped: false,
             rng,
             config,
         };
+        swim.broadcasts.push(Subject::Me, Update::Claim(swim.me.claim().clone()).to_bytes());
         for record in std::mem::take(&mut swim.config.peers) {
             swim.remember(record, true);
         }
@@ -453,8 +457,16 @@ impl Swim {
         self.health.worsen(1);
         self.probes.abandon();
         self.suspicions.postpone_all(late);
-        // Late answers count for nothing, but neither do those who sent them wait again.
-        self.probe_at = self.probe_at.max(now);
+        self.doubted_at = now;
+    }
+
+    /// A node whose timers wait behind datagrams is starved, and says so in every answer, so that its peers slow down.
+    fn notice_backlog(&mut self, now: Instant) {
+        let last = self.probe_at.max(self.doubted_at);
+        if now.since(last) > self.config.period {
+            self.doubted_at = now;
+            self.health.worsen(1);
+        }
     }
 }
 

@@ -504,7 +504,11 @@ impl Net {
                 Event::MemberChanged { node: subject, previous, state } => {
                     self.saw(node, host_of(&subject), previous, state);
                 }
-                Event::StreamProbe { target, token } => self.stream_probe(node, host_of(&target), token),
+                Event::StreamProbe { target, token } => {
+                    // A stream proves the identity at its other end.
+                    let key = swim.member(&target).map(|(_, s)| s.metadata.key);
+                    self.stream_probe(node, host_of(&target), token, key);
+                }
                 Event::PushPull { to } if self.streams => {
                     let payload = swim.exchange_payload();
                     self.stream(node, host_of(&to), Item::ExchangeRequest { from: node, payload });
@@ -574,14 +578,15 @@ impl Net {
         self.arrive(to, delay, item);
     }
 
-    fn stream_probe(&mut self, from: usize, to: usize, token: u64) {
+    fn stream_probe(&mut self, from: usize, to: usize, token: u64, key: Option<[u8; 32]>) {
         if !self.passes(from, to) || !self.passes(to, from) {
             return;
         }
-        if self.hosts[to].swim.is_some() {
+        let there = self.hosts[to].swim.as_ref().map(|s| s.own_record().statement().metadata.key);
+        if there.is_some() && there == key {
             self.stream(from, to, Item::StreamAsk { from, token });
         } else {
-            // Nothing listens on the port any more: refused.
+            // Nothing listens on the port any more, or somebody else does: refused.
             let delay = self.delay() * 2;
             self.arrive(from, delay, Item::StreamAnswer { token, ok: false });
         }

@@ -70,7 +70,7 @@ impl Swim {
         for update in updates {
             match update {
                 // Only what is news spreads on: a newcomer's table is everybody else's old one.
-                Update::Claim(claim) => self.apply_claim(now, claim, self.synced),
+                Update::Claim(claim) => self.apply_claim(claim, self.synced),
                 Update::Accusation(accusation) => accusations.push(accusation),
                 Update::Unknown => {}
             }

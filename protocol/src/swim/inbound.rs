@@ -26,6 +26,7 @@ impl Swim {
         if self.stopped {
             return;
         }
+        self.notice_backlog(now);
         let Ok((header, plain)) = self.sealer.open(datagram) else {
             self.counters.unopened += 1;
             return;
@@ -109,6 +110,9 @@ impl Swim {
             self.apply_update(now, update.clone());
         }
         let Some(slot) = self.members.find(&sender) else { return };
+        if self.speaks_for_another(slot, &updates) {
+            return;
+        }
         let mut window = Window::default();
         window.accept(header.counter);
         let session = Session {
@@ -121,7 +125,7 @@ impl Swim {
             announcement: None,
         };
         let was_dead = self.members.get(slot).is_some_and(|m| m.state() == State::Dead);
-        self.transition(now, slot, |m| {
+        self.transition(slot, |m| {
             // An announcement of an earlier process is no news of this one.
             m.session = Some(Box::new(session));
             m.unheard = false;
@@ -137,9 +141,9 @@ impl Swim {
         }
         self.counters.accepted += 1;
         self.note_packet(slot, header.counter, packet.announcement, packet.health);
-        self.handle_answer(now, nonce, purpose, slot);
+        self.handle_answer(nonce, purpose, slot);
         if let Some(challenge) = packet.challenge {
-            self.answer_challenge(from, slot, challenge);
+            self.answer_challenge(from, slot, challenge, packet.unknown);
         }
         if was_dead || !self.synced {
             self.push_event(Event::PushPull { to: sender });
@@ -165,7 +169,8 @@ impl Swim {
             (Message::Ping { nonce }, _) | (_, Some(nonce)) => Message::Ack { nonce },
             _ => Message::Gossip,
         };
-        self.send_to_stranger(from, sender, answer, Some(nonce), packet.newcomer);
+        // A process of a member that is not the one we knew may have missed who we are.
+        self.send_to_stranger(from, sender, answer, Some(nonce), packet.newcomer, packet.unknown);
     }
 
     /// Takes over what a trusted packet says of its sender, unless a later one was heard.
@@ -212,7 +217,7 @@ impl Swim {
                     if let Some(session) = self.members.session_mut(slot).and_then(|m| m.session.as_mut()) {
                         session.answered = now;
                     }
-                    self.handle_answer(now, nonce, purpose, slot);
+                    self.handle_answer(nonce, purpose, slot);
                 }
             }
             Message::PingReq { nonce, target } => self.relay(now, sender, nonce, target),
@@ -226,18 +231,17 @@ impl Swim {
             Message::Gossip => {}
         }
         if let Some(challenge) = packet.challenge {
-            self.answer_challenge(from, slot, challenge);
+            self.answer_challenge(from, slot, challenge, packet.unknown);
         }
     }
 
-    fn answer_challenge(&mut self, from: SocketAddr, slot: Slot, nonce: u64) {
-        if let Some(id) = self.members.get(slot).map(super::Member::id) {
-            self.send_with_claim(from, id, Message::Ack { nonce });
-        }
+    fn answer_challenge(&mut self, from: SocketAddr, slot: Slot, nonce: u64, introduce: bool) {
+        let Some(id) = self.members.get(slot).map(super::Member::id) else { return };
+        self.send_to_stranger(from, id, Message::Ack { nonce }, None, false, introduce);
     }
 
     /// A member echoed a nonce.
-    fn handle_answer(&mut self, _now: Instant, nonce: u64, purpose: Purpose, slot: Slot) {
+    fn handle_answer(&mut self, nonce: u64, purpose: Purpose, slot: Slot) {
         match purpose {
             Purpose::Probe => {
                 if self.probes.succeed(nonce) {

@@ -19,13 +19,24 @@ const MAX_QUEUE: usize = 4_096;
 /// Members told of a goodbye directly.
 const FAREWELLS: usize = 16;
 
+/// What a packet carries beside its message.
+#[derive(Clone, Copy, Debug)]
+struct Extras {
+    /// Random members, for a newcomer.
+    help: bool,
+    /// This node's own statement.
+    introduce: bool,
+    /// Broadcasts.
+    news: bool,
+}
+
 impl Swim {
     pub(super) fn ask(&mut self, now: Instant, to: Option<NodeId>, purpose: Purpose, until: Instant) -> u64 {
         self.nonces.ask(&mut self.rng, now, to, purpose, until)
     }
 
     /// Sends to a member at its own address.
-    pub(super) fn send_to_member(&mut self, _slot: Slot, addr: SocketAddr, id: NodeId, message: Message) {
+    pub(super) fn send_to_member(&mut self, addr: SocketAddr, id: NodeId, message: Message) {
         self.send(!matches!(message, Message::Gossip), addr, Some(id), message, None, false);
     }
 
@@ -37,13 +48,16 @@ impl Swim {
         message: Message,
         challenge: Option<u64>,
         newcomer: bool,
+        introduce: bool,
     ) {
-        self.send(true, addr, Some(id), message, challenge, newcomer);
+        let extras = Extras { help: newcomer, introduce, news: false };
+        self.send_packet(true, addr, Some(id), message, challenge, extras);
     }
 
     /// Sends with this node's own statement, for somebody who may not have it.
     pub(super) fn send_with_claim(&mut self, addr: SocketAddr, id: NodeId, message: Message) {
-        self.send_packet(true, addr, Some(id), message, None, false, true);
+        let extras = Extras { help: false, introduce: true, news: false };
+        self.send_packet(true, addr, Some(id), message, None, extras);
     }
 
     /// Refuses an id that is taken.
@@ -62,7 +76,9 @@ impl Swim {
         challenge: Option<u64>,
         help: bool,
     ) {
-        self.send_packet(urgent, addr, receiver, message, challenge, help, false);
+        let news = challenge.is_none();
+        let extras = Extras { help, introduce: false, news };
+        self.send_packet(urgent, addr, receiver, message, challenge, extras);
     }
 
     fn packet(&self, message: Message, challenge: Option<u64>) -> Packet {
@@ -73,10 +89,10 @@ impl Swim {
             health: self.health.value(),
             challenge,
             newcomer: !self.synced,
+            unknown: false,
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one place where all packets are made")]
     fn send_packet(
         &mut self,
         urgent: bool,
@@ -84,37 +100,33 @@ impl Swim {
         receiver: Option<NodeId>,
         message: Message,
         challenge: Option<u64>,
-        help: bool,
-        introduce: bool,
+        Extras { help, introduce, news }: Extras,
     ) {
         let room = self.sealer.room(receiver.as_ref());
-        let mut out = self.packet(message, challenge).to_bytes();
         let slot = receiver.and_then(|id| self.members.find(&id));
-        let (accusation, unmet, dead) = match slot.and_then(|slot| self.members.get(slot).map(|m| (slot, m)))
-        {
-            Some((slot, m)) => (self.accusation(slot, m), m.session.is_none(), m.state() == State::Dead),
-            None => (None, true, false),
-        };
+        let member = slot.and_then(|slot| self.members.get(slot).map(|m| (slot, m)));
+        let accusation = member.and_then(|(slot, m)| self.accusation(slot, m));
+        let dead = member.is_some_and(|(_, m)| m.state() == State::Dead);
+        let unknown = member.is_none() || dead;
+        let mut out = Packet { unknown, ..self.packet(message, challenge) }.to_bytes();
         // What the receiver is accused of comes first: nobody else can answer it.
         if let Some(accusation) = accusation {
             Update::Accusation(accusation).encode_to(&mut out);
         }
         let mut except = slot.map(Subject::Member);
-        if unmet || dead || introduce || challenge.is_some() {
+        if unknown || introduce {
             Update::Claim(self.me.claim().clone()).encode_to(&mut out);
             except = Some(Subject::Me);
         }
-        let known = slot.is_some() && !dead;
-        // A stranger is told who holds its id, so that it can speak louder than a predecessor that is gone.
-        if let Some(record) =
-            slot.and_then(|s| self.members.get(s)).filter(|_| dead || challenge.is_some()).map(|m| &m.record)
-        {
+        // Who is away for us is told what it, or who had its id before, said last: it must speak louder.
+        if let Some(record) = slot.and_then(|s| self.members.get(s)).filter(|_| dead).map(|m| &m.record) {
             let bytes = Update::Claim(record.claim().clone()).to_bytes();
             if out.len() + bytes.len() <= room {
                 out.extend(bytes);
             }
         }
-        if known || challenge.is_some() {
+        // The packets of one handshake go to one member: news in each of them would be told to too few.
+        if !unknown && news {
             let limit = self.config.transmit_limit(self.members.reachable() + 1);
             self.broadcasts.fill(&mut out, room, MAX_UPDATES - 16, limit, except);
         }
@@ -180,7 +192,7 @@ impl Swim {
             };
             let spared = health > 0 && self.rng.u8(..=health) > 0;
             if !spared && !self.broadcasts.is_empty() {
-                self.send_to_member(slot, addr, id, Message::Gossip);
+                self.send_to_member(addr, id, Message::Gossip);
             }
         }
     }
@@ -218,7 +230,7 @@ impl Swim {
         for slot in dead {
             if let Some((addr, id)) = self.members.get(slot).map(|m| (m.addr(), m.id())) {
                 let nonce = self.ask(now, Some(id), Purpose::Contact, until);
-                self.send_to_member(slot, addr, id, Message::Ping { nonce });
+                self.send_to_member(addr, id, Message::Ping { nonce });
             }
         }
         let tried = if alone { seeds.len().min(16) } else { seeds.len().min(1) };
@@ -247,12 +259,11 @@ impl Swim {
 
     /// Asks `target` on behalf of `origin`. The nack goes at once: it says that the helper is there.
     pub(super) fn relay(&mut self, now: Instant, origin: NodeId, nonce: u64, target: NodeId) {
-        let found =
-            self.members.find(&target).and_then(|slot| self.members.get(slot).map(|m| (slot, m.addr())));
-        if let Some((slot, addr)) = found {
+        let found = self.members.find(&target).and_then(|slot| self.members.get(slot).map(Member::addr));
+        if let Some(addr) = found {
             let purpose = Purpose::Relay { origin, nonce };
             let own = self.ask(now, Some(target), purpose, now + self.config.period * 8);
-            self.send_to_member(slot, addr, target, Message::Ping { nonce: own });
+            self.send_to_member(addr, target, Message::Ping { nonce: own });
         }
         self.answer_origin(origin, Message::Nack { nonce });
     }
@@ -265,7 +276,7 @@ impl Swim {
         if let Some(slot) = self.members.find(&origin)
             && let Some(addr) = self.members.get(slot).map(Member::addr)
         {
-            self.send_to_member(slot, addr, origin, message);
+            self.send_to_member(addr, origin, message);
         }
     }
 

@@ -122,7 +122,7 @@ impl Swim {
         let nonce =
             self.ask(now, Some(id), super::session::Purpose::Probe, probe.verdict + self.config.period * 4);
         self.probes.open.insert(nonce, probe);
-        self.send_to_member(slot, addr, id, Message::Ping { nonce });
+        self.send_to_member(addr, id, Message::Ping { nonce });
     }
 
     /// Steps every probe whose time has come.
@@ -131,7 +131,7 @@ impl Swim {
             let Some(probe) = self.probes.open.get_mut(&nonce) else { return };
             let slot = probe.slot;
             if probe.direct.take().is_some() {
-                self.ask_helpers(now, nonce, slot);
+                self.ask_helpers(nonce, slot);
             } else if probe.stream.is_none() && !probe.extended {
                 // Not answered, not refused: the stream gets one period more.
                 probe.extended = true;
@@ -142,7 +142,7 @@ impl Swim {
         }
     }
 
-    fn ask_helpers(&mut self, now: Instant, nonce: u64, target: Slot) {
+    fn ask_helpers(&mut self, nonce: u64, target: Slot) {
         let healthy =
             |slot: Slot, m: &Member| slot != target && m.state() == State::Alive && m.session.is_some();
         let mut helpers = self.members.choose(&mut self.rng, INDIRECT, healthy);
@@ -157,10 +157,9 @@ impl Swim {
         }
         for slot in helpers {
             if let Some((addr, helper)) = self.members.get(slot).map(|m| (m.addr(), m.id())) {
-                self.send_to_member(slot, addr, helper, Message::PingReq { nonce, target: id });
+                self.send_to_member(addr, helper, Message::PingReq { nonce, target: id });
             }
         }
-        let _ = now;
         self.push_event(Event::StreamProbe { target: id, token: nonce });
     }
 

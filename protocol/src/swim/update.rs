@@ -24,7 +24,7 @@ const CONFIRMERS: f64 = 6.0;
 impl Swim {
     pub(super) fn apply_update(&mut self, now: Instant, update: Update) {
         match update {
-            Update::Claim(claim) => self.apply_claim(now, claim, true),
+            Update::Claim(claim) => self.apply_claim(claim, true),
             Update::Accusation(accusation) => self.apply_accusation(now, accusation),
             Update::Unknown => {}
         }
@@ -45,8 +45,21 @@ impl Swim {
         })
     }
 
+    /// Whether a packet's sender has, after its updates were applied, another key than we know of it. It was not loud
+    /// enough, has been told so, and comes again.
+    pub(super) fn speaks_for_another(&self, slot: Slot, updates: &[Update]) -> bool {
+        let Some(member) = self.members.get(slot) else { return true };
+        let known = member.statement();
+        updates.iter().any(|update| match update {
+            Update::Claim(claim) => {
+                claim.statement().is_ok_and(|s| s.id == known.id && s.metadata.key != known.metadata.key)
+            }
+            _ => false,
+        })
+    }
+
     /// Changes a member and says so if its state or metadata differs after that.
-    pub(super) fn transition(&mut self, _now: Instant, slot: Slot, change: impl FnOnce(&mut Member)) {
+    pub(super) fn transition(&mut self, slot: Slot, change: impl FnOnce(&mut Member)) {
         let Some(before) = self.members.get(slot).map(|m| (m.state(), m.record.clone())) else { return };
         self.members.change(slot, change);
         let Some(member) = self.members.get(slot) else { return };
@@ -63,7 +76,7 @@ impl Swim {
         }
     }
 
-    pub(super) fn apply_claim(&mut self, now: Instant, claim: Claim, spread: bool) {
+    pub(super) fn apply_claim(&mut self, claim: Claim, spread: bool) {
         let Ok(statement) = claim.statement() else {
             self.counters.malformed += 1;
             return;
@@ -79,7 +92,7 @@ impl Swim {
         let old = member.statement();
         let same_key = old.metadata.key == statement.metadata.key;
         if same_key && old.incarnation == statement.incarnation && member.unheard {
-            return self.transition(now, slot, |m| m.unheard = false);
+            return self.transition(slot, |m| m.unheard = false);
         }
         let news = statement.incarnation > old.incarnation && (same_key || !member.state().is_reachable());
         if !news {
@@ -96,7 +109,7 @@ impl Swim {
         };
         let incarnation = record.statement().incarnation;
         let bytes = Update::Claim(record.claim().clone()).to_bytes();
-        self.transition(now, slot, |m| {
+        self.transition(slot, |m| {
             if same_key {
                 m.record = record;
                 m.unheard = false;
@@ -140,7 +153,9 @@ impl Swim {
     /// Somebody repeats what this node, or one of the same name, once said.
     fn hear_oneself(&mut self, claim: Claim, statement: crate::wire::gossip::Statement) {
         let own = self.me.statement();
-        let louder = statement.incarnation > own.incarnation;
+        let other_key = statement.metadata.key != own.metadata.key;
+        let louder = statement.incarnation > own.incarnation
+            || (other_key && statement.incarnation == own.incarnation);
         if !louder || statement.incarnation - own.incarnation > MAX_JUMP {
             return;
         }
@@ -172,7 +187,7 @@ impl Swim {
         match (accusation.verdict, member.accused.map(|a| a.verdict)) {
             (_, Some(State::Dead)) => {}
             (State::Dead, _) if !doubtful => {
-                self.condemn(now, slot, accusation.incarnation, &accusation.accusers);
+                self.condemn(slot, accusation.incarnation, &accusation.accusers);
             }
             _ => self.hear_suspicion(now, slot, &accusation),
         }
@@ -230,7 +245,7 @@ impl Swim {
         let patience = 1.0 + f64::from(self.health.value().max(member.health)) / 2.0;
         let bounds = (least.mul_f64(patience), most.mul_f64(patience));
         self.suspicions.start(now, slot, accusers, bounds, members.saturating_sub(3));
-        self.transition(now, slot, |m| m.accused = Some(Accused { verdict: State::Suspect, incarnation }));
+        self.transition(slot, |m| m.accused = Some(Accused { verdict: State::Suspect, incarnation }));
         self.spread_accusation(slot);
     }
 
@@ -251,10 +266,10 @@ impl Swim {
             return self.suspicions.postpone(slot, at + window);
         }
         let accusers = self.suspicions.accusers(slot).to_vec();
-        self.condemn(now, slot, accused.incarnation, &accusers);
+        self.condemn(slot, accused.incarnation, &accusers);
     }
 
-    fn condemn(&mut self, now: Instant, slot: Slot, incarnation: u64, accusers: &[crate::node_id::NodeId]) {
+    fn condemn(&mut self, slot: Slot, incarnation: u64, accusers: &[crate::node_id::NodeId]) {
         let Some(member) = self.members.get(slot) else { return };
         let accusation = Accusation {
             subject: member.id(),
@@ -263,7 +278,7 @@ impl Swim {
             verdict: State::Dead,
             accusers: if accusers.is_empty() { vec![self.config.id] } else { accusers.to_vec() },
         };
-        self.transition(now, slot, |m| {
+        self.transition(slot, |m| {
             m.accused = Some(Accused { verdict: State::Dead, incarnation });
             m.unheard = false;
         });

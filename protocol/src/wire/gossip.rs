@@ -320,6 +320,9 @@ pub struct Packet {
     /// The sender knows few members and would like to be told of some.
     #[n(5)]
     pub newcomer: bool,
+    /// The sender has no statement of the receiver's: the answer should bring it.
+    #[n(6)]
+    pub unknown: bool,
 }
 
 impl Packet {

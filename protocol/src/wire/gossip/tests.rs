@@ -37,6 +37,7 @@ fn packet() -> Packet {
         health: 8,
         challenge: Some(u64::MAX),
         newcomer: true,
+        unknown: true,
     }
 }
 
