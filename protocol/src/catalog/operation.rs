@@ -4,7 +4,7 @@
 //! majorities or its deadline has passed. A stage says what it still wants to ask of each replica;
 //! asking again, backing off and counting are the same for all and live here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::command::{CommandId, Outcome, Precondition, Refusal};
@@ -124,6 +124,10 @@ pub(super) struct Operation {
     pub homes: Vec<HomeList>,
     pub targets: BTreeMap<NodeId, Target>,
     pub stage: Stage,
+    /// The survivors that a majority was found to hold when the name was last read. What a version
+    /// supersedes must be known to a majority before it: a replica that has the version and none
+    /// of what it superseded would show what *that* had superseded. Absent where nothing is read.
+    pub agreed: Option<BTreeSet<Dot>>,
     /// When the present stage gives up.
     pub deadline: Option<Instant>,
     /// When the whole gives up.
@@ -152,6 +156,7 @@ impl Operation {
             homes: Vec::new(),
             targets: BTreeMap::new(),
             stage: Stage::Idle { read_at: None },
+            agreed: None,
             deadline: None,
             end: None,
             alarm: None,

@@ -1,1 +1,7 @@
+//! Tests of the catalog: merging by itself, exchange, and small clusters in an event loop.
 
+mod cluster;
+mod faults;
+mod merging;
+mod net;
+mod wire;

@@ -169,6 +169,7 @@ impl Catalog {
         };
         let deadline = Some(step.now + self.config.write_timeout / 2);
         if local || fresh {
+            op.agreed.take_if(|_| local);
             if self.decide(step, &mut op)? == Progress::Finished {
                 self.writes.remove(&dot);
                 return self.drop_operation(id, &op);
@@ -249,7 +250,7 @@ impl Catalog {
     /// The name is read: refuse, reserve, keep or publish.
     pub(super) fn decide(&mut self, step: &mut Step<'_>, op: &mut Operation) -> Result<Progress> {
         let head = self.head_of(step, &op.name)?;
-        let survivors = step.storage.survivors(&op.name)?;
+        let survivors = self.superseded_by(step, op)?;
         let holds = match op.goal.precondition() {
             Precondition::None => true,
             Precondition::Head(dot) => head == Some(dot),
@@ -288,6 +289,16 @@ impl Catalog {
         Ok(Progress::Moved)
     }
 
+    /// The survivors that an operation may supersede: those a majority has, and its base.
+    fn superseded_by(&self, step: &Step<'_>, op: &Operation) -> Result<Vec<Survivor>> {
+        let mut survivors = step.storage.survivors(&op.name)?;
+        if let Some(agreed) = &op.agreed {
+            let is_base = |dot: &Dot| op.goal.precondition() == Precondition::Head(*dot);
+            survivors.retain(|s| !s.published || agreed.contains(&s.version.dot) || is_base(&s.version.dot));
+        }
+        Ok(survivors)
+    }
+
     /// The version that an operation writes, over what survives here now.
     fn build(&self, step: &Step<'_>, op: &Operation) -> Result<Option<Version>> {
         let (content, created_at, single) = match &op.goal {
@@ -296,7 +307,7 @@ impl Catalog {
             Goal::Read | Goal::Write { payload: None, .. } => return Ok(None),
         };
         let Some(dot) = op.goal.dot() else { return Ok(None) };
-        let mut superseded = step.storage.survivors(&op.name)?;
+        let mut superseded = self.superseded_by(step, op)?;
         let precondition = op.goal.precondition();
         superseded.retain(|s| match (single, precondition) {
             (Some(dot), _) => s.version.dot == dot,
