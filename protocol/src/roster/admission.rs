@@ -26,10 +26,10 @@ struct Seen {
 }
 
 /// When a member was heard from directly.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Heard {
-    /// The database the roster binds it to, and when that spoke.
-    bound: Option<(DatabaseId, Instant)>,
+    /// When each database spoke that the roster, or the one before, binds it to.
+    bound: BTreeMap<DatabaseId, Instant>,
     /// When another database under the member's key last spoke.
     other: Option<Instant>,
 }
@@ -55,9 +55,9 @@ impl Presence {
     /// Something came directly from a member, under its key: from the database that the roster
     /// binds it to, or from another.
     pub fn handle_heard(&mut self, now: Instant, node: NodeId, database: DatabaseId, bound: bool) {
-        let heard = self.heard.entry(node).or_insert(Heard { bound: None, other: None });
+        let heard = self.heard.entry(node).or_default();
         if bound {
-            heard.bound = Some((database, now));
+            heard.bound.insert(database, now);
         } else {
             heard.other = Some(now);
         }
@@ -65,8 +65,7 @@ impl Presence {
 
     /// When the member as bound by `entry` was last heard from.
     fn last_heard(&self, node: &NodeId, entry: &Entry) -> Option<Instant> {
-        let (database, at) = self.heard.get(node)?.bound?;
-        (database == entry.database).then_some(at)
+        self.heard.get(node)?.bound.get(&entry.database).copied()
     }
 
     /// Gossip's view changed.
@@ -86,9 +85,12 @@ impl Presence {
         self.view = next;
     }
 
-    /// Forgets having heard from those not in `keep`.
-    pub fn retain(&mut self, keep: impl Fn(&NodeId) -> bool) {
-        self.heard.retain(|id, _| keep(id));
+    /// Forgets having heard from databases that are not to be kept, and from nodes without one.
+    pub fn retain(&mut self, keep: impl Fn(&NodeId, DatabaseId) -> bool) {
+        self.heard.retain(|id, heard| {
+            heard.bound.retain(|database, _| keep(id, *database));
+            !heard.bound.is_empty()
+        });
     }
 
     /// Whom gossip shows in a state in which asking makes sense, this node excluded.

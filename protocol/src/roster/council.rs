@@ -22,6 +22,7 @@ mod answer;
 mod drive;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use minicbor::{Decode, Encode};
@@ -151,7 +152,7 @@ impl From<StorageError> for ForgetRefused {
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// A restarted node does not ask whether its database is the latest.
+    /// A restarted node does not wait for any answer before it takes its database for the latest.
     pub ready_without_nonces: bool,
     /// A database found to be behind goes on under its id.
     pub keep_database_id_when_behind: bool,
@@ -199,8 +200,9 @@ struct KnownFloor {
 struct Held {
     decided: Decided,
     floor: Floor,
-    ring: Ring,
-    previous_ring: Ring,
+    /// Built when a name is first asked about.
+    ring: OnceLock<Ring>,
+    previous_ring: OnceLock<Ring>,
     /// Whether the floor is written down.
     floor_kept: bool,
 }
@@ -208,8 +210,7 @@ struct Held {
 impl Held {
     fn new(decided: Decided) -> Self {
         let floor = Floor::new(&decided);
-        let (ring, previous_ring) = (decided.roster.ring(), floor.previous().ring());
-        Self { decided, floor, ring, previous_ring, floor_kept: false }
+        Self { decided, floor, ring: OnceLock::new(), previous_ring: OnceLock::new(), floor_kept: false }
     }
 
     const fn roster(&self) -> &Roster {
@@ -222,6 +223,11 @@ impl Held {
 
     fn phase(&self) -> Phase {
         Phase { number: self.number(), floor: self.floor.known().is_some() }
+    }
+
+    fn binds(&self, node: &NodeId, database: DatabaseId) -> bool {
+        let lists = [self.roster(), self.floor.previous()];
+        lists.into_iter().any(|r| r.members.get(node).is_some_and(|e| e.database == database))
     }
 
     fn knows(&self, node: &NodeId) -> bool {
@@ -578,8 +584,8 @@ impl Council {
     /// the present roster is unknown (the one before first). Empty before admission.
     pub fn homes(&self, name: &Name) -> Vec<HomeList> {
         let Some(held) = &self.held else { return Vec::new() };
-        let list = |roster: &Roster, ring: &Ring| HomeList {
-            nodes: ring.owners(name.key(), roster.replicas()),
+        let list = |roster: &Roster, ring: &OnceLock<Ring>| HomeList {
+            nodes: ring.get_or_init(|| roster.ring()).owners(name.key(), roster.replicas()),
             majority: roster.majority(),
         };
         let present = list(held.roster(), &held.ring);
@@ -691,6 +697,9 @@ impl Council {
     }
 
     fn heard_until(&self, held: &Held) -> Option<Instant> {
+        if self.faults.ready_without_nonces {
+            return Some(Instant::from_micros(u64::MAX));
+        }
         self.contact.heard_until(held.roster(), &self.config.node, self.config.forget_after / 2)
     }
 

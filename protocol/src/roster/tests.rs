@@ -1,11 +1,17 @@
+//! Councils from one to seven, in a small world of their own.
+#![allow(clippy::unwrap_used)]
+
+mod duel;
+mod model;
 mod world;
 
 use std::time::Duration;
 
 use world::{World, id};
 
-use crate::roster::ClusterId;
-use crate::roster::council::{Event, Faults, ForgetRefused, Founding};
+use crate::roster::council::{Faults, ForgetRefused, Founding, Peer};
+use crate::roster::message::{Decided, Question, RING_VERSION, Reason, Request, Response};
+use crate::roster::{ClusterId, DatabaseId, Entry};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -282,6 +288,7 @@ fn chaos(seed: u64, faults: Faults) -> World {
     // Nobody is given up: that would be a loss for good.
     world.forget_after = MINUTE;
     (world.loss, world.doubled) = (world.rng.u8(..30), world.rng.u8(..30));
+    world.exchange_rate = [2, 10, 100][world.rng.usize(..3)];
     world.delay = Duration::from_millis(world.rng.u64(1..60));
     world.crashes = world.rng.u32(..60);
     world.writing = true;
@@ -305,10 +312,7 @@ fn chaos(seed: u64, faults: Faults) -> World {
             5 if up => backups[index] = Some(world.nodes[index].disk.clone()),
             6 if up && damaged.is_none() && world.acknowledged.len() > 3 && world.quiet() => {
                 world.crash(index);
-                world.nodes[index].disk = match backups[index].take() {
-                    Some(backup) => backup,
-                    None => Default::default(),
-                };
+                world.nodes[index].disk = backups[index].take().unwrap_or_default();
                 world.nodes[index].founding = Founding::Join;
                 backups = vec![None; 5];
                 damaged = Some(index);
@@ -320,7 +324,7 @@ fn chaos(seed: u64, faults: Faults) -> World {
         }
     }
     (world.loss, world.doubled, world.crashes) = (0, 0, 0);
-    world.group = vec![0; 5];
+    (world.group, world.exchange_rate) = (vec![0; 5], 100);
     world
 }
 
@@ -341,46 +345,219 @@ fn heal(world: &mut World) {
 #[test]
 fn rosters_and_acknowledged_writes_survive_chaos() {
     let (mut acknowledged, mut reads) = (0, 0);
-    for seed in 0..40 {
+    for seed in 0..25 {
         let mut world = chaos(seed, Faults::default());
         world.check();
         heal(&mut world);
         acknowledged += world.acknowledged.len();
         reads += world.reads;
     }
-    assert!(acknowledged > 500 && reads > 2_000, "{acknowledged} writes, {reads} reads");
+    assert!(acknowledged > 300 && reads > 1_000, "{acknowledged} writes, {reads} reads");
 }
 
-/// Runs chaos under a planted mistake until it is found; says at which seed.
-fn found(budget: u64, faults: Faults) -> Option<u64> {
-    (0..budget).find(|seed| {
-        let mut world = chaos(*seed, faults);
-        if world.violations.is_empty() {
-            // No cluster need come of it: only what is read counts.
-            all(5).into_iter().for_each(|index| {
-                if world.nodes[index].council.is_none() {
-                    world.start(index);
-                }
-            });
-            world.run(Duration::from_secs(10));
+/// A database restored from before an acknowledged write, which only it and one other had.
+fn restored(seed: u64, faults: Faults) -> World {
+    let mut world = cluster(seed, 3);
+    world.exchange = false;
+    let backup = world.nodes[1].disk.clone();
+    world.write_to("n0", &[0, 1]);
+    world.run(Duration::from_secs(1));
+    world.crash(1);
+    world.nodes[1].disk = backup;
+    world.nodes[1].faults = faults;
+    world.start(1);
+    for _ in 0..400 {
+        (0..3).for_each(|reader| {
+            world.read_name(reader, "n0");
+        });
+        world.turn();
+    }
+    world
+}
+
+/// A name acknowledged by two replicas of which one dies and is removed while the other is cut
+/// off; then a newcomer asks to be let in.
+fn removed_unconfirmed(seed: u64, faults: Faults) -> World {
+    let mut world = World::of(seed, 6);
+    world.nodes.iter_mut().for_each(|node| node.faults = faults);
+    all(5).into_iter().for_each(|index| world.start(index));
+    world.run_until("five are admitted", MINUTE, |w| w.settled(&all(5)));
+    world.exchange = false;
+    let homes = world.council(0).homes(&"n0".parse().unwrap()).remove(0).nodes;
+    let at = |node| all(5).into_iter().find(|index| id(*index) == node).unwrap();
+    let (dies, away) = (at(homes[0]), at(homes[1]));
+    world.write_to("n0", &[dies, away]);
+    world.crash(dies);
+    let number = world.council(at(homes[2])).roster().unwrap().number;
+    let rest: Vec<usize> = all(5).into_iter().filter(|i| *i != dies && *i != away).collect();
+    // The one that is cut off was heard from late enough not to be given up with the dead one.
+    world.run(world.forget_after - Duration::from_secs(4));
+    world.group[away] = 1;
+    let removed = |w: &World| rest.iter().all(|i| w.council(*i).roster().unwrap().number > number);
+    let end = world.now + Duration::from_secs(14);
+    while world.now < end {
+        rest.iter().for_each(|reader| {
+            world.read_name(*reader, "n0");
+        });
+        world.turn();
+        if world.nodes[5].council.is_none() && removed(&world) {
+            world.start(5);
         }
-        !world.violations.is_empty()
-    })
+    }
+    assert!(removed(&world), "seed {seed}\n{}", world.describe());
+    world
+}
+
+/// Members that restart all the time let in newcomers that ask all of them at once.
+fn duel(seed: u64, faults: Faults) -> World {
+    let mut world = World::of(seed, 7);
+    world.nodes.iter_mut().for_each(|node| node.faults = faults);
+    (0..3).for_each(|index| world.start(index));
+    world.run_until("three are admitted", MINUTE, |w| w.settled(&all(3)));
+    (3..7).for_each(|index| world.start(index));
+    (world.loss, world.doubled, world.crashes) = (10, 20, 100);
+    world.delay = Duration::from_millis(30);
+    let end = world.now + Duration::from_secs(12);
+    while world.now < end && world.violations.is_empty() {
+        let pause = world.rng.u64(5..150);
+        world.run(Duration::from_millis(pause));
+        if world.rng.u8(..3) == 0 {
+            world.group = (0..7).map(|_| world.rng.usize(..2)).collect();
+        }
+        let crashed = world.rng.usize(..7);
+        world.crash(crashed);
+        for index in 0..7 {
+            if world.nodes[index].council.is_none() {
+                world.start(index);
+            }
+        }
+    }
+    world
+}
+
+/// One member decides and is cut off before it can tell; the other that accepted restarts, and
+/// the third proposes something else.
+fn decided_unheard(seed: u64, faults: Faults) -> World {
+    let mut world = World::of(seed, 3);
+    world.nodes.iter_mut().for_each(|node| node.faults = faults);
+    world.start_all();
+    world.run_until("three are admitted", MINUTE, |w| w.settled(&all(3)));
+    world.add(Founding::Join);
+    world.add(Founding::Join);
+    let ask = |world: &mut World, member: usize, newcomer: usize| {
+        let key = [newcomer as u8 + 1; 32];
+        let entry =
+            Entry { key, database: DatabaseId(key[..16].try_into().unwrap()), zone: None, capacity: 1 };
+        let (database, ring_version) = (entry.database, RING_VERSION);
+        let question = Question::Join { entry, replication_factor: 3, ring_version };
+        let request = Request { number: 0, cluster: None, database, mark: 0, question };
+        let peer = Peer { node: id(newcomer), key };
+        world.step(member, |c, disk, now| c.handle_request(disk, now, peer, request).unwrap());
+    };
+    world.group = vec![0, 0, 1, 1, 0];
+    ask(&mut world, 0, 3);
+    world.run_until("it is decided", MINUTE, |w| w.decided.len() == 4);
+    world.group = vec![0, 1, 1, 1, 1];
+    world.crash(1);
+    world.start(1);
+    let end = world.now + Duration::from_secs(10);
+    while world.now < end && world.council(2).roster().unwrap().number == 3 {
+        ask(&mut world, 2, 4);
+        world.run(Duration::from_millis(100));
+    }
+    assert_eq!(world.council(2).roster().unwrap().number, 4, "seed {seed}\n{}", world.describe());
+    world
 }
 
 #[test]
-fn planted_mistakes_are_found() {
-    let off = Faults::default();
-    let plants = [
-        ("ready without nonces", Faults { ready_without_nonces: true, ..off }),
-        ("database id kept", Faults { keep_database_id_when_behind: true, ..off }),
-        ("proposed before the floor", Faults { propose_before_floor: true, ..off }),
-        ("promises forgotten", Faults { forget_promises: true, ..off }),
-        ("one list before the floor", Faults { single_list_before_floor: true, ..off }),
-    ];
-    let results = plants.map(|(name, faults)| (name, found(200, faults)));
-    eprintln!("found at seed: {results:?}");
-    for (name, seed) in results {
-        assert!(seed.is_some(), "{name} was not found");
+fn what_one_member_has_decided_is_decided_for_all() {
+    for seed in 0..20 {
+        let world = decided_unheard(seed, Faults::default());
+        world.check();
+        assert!(world.council(2).roster().unwrap().members.contains_key(&id(3)), "seed {seed}");
     }
+}
+
+#[test]
+fn a_name_is_not_read_from_who_lost_it_or_never_had_it() {
+    for seed in 0..20 {
+        restored(seed, Faults::default()).check();
+        removed_unconfirmed(seed, Faults::default()).check();
+    }
+}
+
+#[test]
+fn duelling_proposers_that_crash_decide_one_roster_for_each_number() {
+    let mut greatest = 0;
+    for seed in 0..8 {
+        let world = duel(seed, Faults::default());
+        world.check();
+        greatest = greatest.max(world.decided.len());
+    }
+    assert!(greatest > 4, "hardly anything was decided");
+}
+
+/// Names a planted mistake and runs what finds it, from a seed.
+type Plant = (&'static str, fn(u64) -> World);
+
+#[test]
+fn planted_mistakes_are_found() {
+    let plants: [Plant; 5] = [
+        ("ready without nonces", |seed| {
+            restored(seed, Faults { ready_without_nonces: true, ..Faults::default() })
+        }),
+        ("database id kept", |seed| {
+            restored(seed, Faults { keep_database_id_when_behind: true, ..Faults::default() })
+        }),
+        ("proposed before the floor", |seed| {
+            removed_unconfirmed(seed, Faults { propose_before_floor: true, ..Faults::default() })
+        }),
+        ("one list before the floor", |seed| {
+            removed_unconfirmed(seed, Faults { single_list_before_floor: true, ..Faults::default() })
+        }),
+        ("promises forgotten", |seed| {
+            decided_unheard(seed, Faults { forget_promises: true, ..Faults::default() })
+        }),
+    ];
+    for (name, run) in plants {
+        let found = (0..5).find(|seed| !run(*seed).violations.is_empty());
+        eprintln!("{name}: found at seed {found:?}");
+        assert!(found.is_some(), "{name} was not found");
+    }
+}
+
+#[test]
+fn no_bytes_make_the_parsers_panic_and_no_message_exceeds_its_limits() {
+    let mut world = cluster(12, 3);
+    let decided_bytes = {
+        let roster = world.council(0).roster().unwrap().clone();
+        let decided = Decided { roster, changed: id(2), before: None, reason: Reason::Admitted };
+        let question = Question::Adopt { decided, floor: Some(Default::default()) };
+        let database = world.council(0).database();
+        let request = Request { number: 7, cluster: None, database, mark: 1, question };
+        assert_eq!(Request::from_bytes(&request.to_bytes()), Ok(request.clone()));
+        request.to_bytes()
+    };
+    for seed in 0..20_000 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut bytes = decided_bytes.clone();
+        bytes.truncate(rng.usize(..=bytes.len()));
+        for _ in 0..rng.usize(1..6) {
+            if !bytes.is_empty() {
+                let at = rng.usize(..bytes.len());
+                bytes[at] = rng.u8(..);
+            }
+        }
+        drop(Response::from_bytes(&bytes));
+        if let Ok(request) = Request::from_bytes(&bytes) {
+            // What can be parsed can be handled, whoever it comes from.
+            let peer = Peer { node: id(rng.usize(..4)), key: [rng.u8(..4); 32] };
+            world.step(0, |c, disk, now| c.handle_request(disk, now, peer, request).unwrap());
+        }
+    }
+    let zone = Some("z".repeat(64));
+    let entry = Entry { key: [0; 32], database: DatabaseId([0; 16]), zone, capacity: 1 };
+    let question = Question::Join { entry, replication_factor: 3, ring_version: RING_VERSION };
+    let request = Request { number: 0, cluster: None, database: DatabaseId([0; 16]), mark: 0, question };
+    assert!(Request::from_bytes(&request.to_bytes()).is_err());
 }

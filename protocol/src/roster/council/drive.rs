@@ -114,7 +114,7 @@ impl Council {
         if let Some(floor) = floor {
             held.floor.set_known(now, floor);
         }
-        self.presence.retain(|id| held.knows(id));
+        self.presence.retain(|id, database| held.binds(id, database));
         // Who was just bound counts as heard from: nobody else takes its id over at once.
         let decided = &held.decided;
         if let Some(entry) = decided.roster.members.get(&decided.changed) {

@@ -181,6 +181,9 @@ pub struct World {
     count: u64,
     writes: Vec<Write>,
     next_tick: Instant,
+    /// Of 100 meetings so many exchange what they have seen.
+    pub exchange_rate: u8,
+    shown: BTreeMap<usize, Vec<(State, [u8; 32])>>,
 }
 
 const TICK: Duration = Duration::from_millis(40);
@@ -210,6 +213,8 @@ impl World {
             count: 0,
             writes: Vec::new(),
             next_tick: Instant::ZERO,
+            exchange_rate: 100,
+            shown: BTreeMap::new(),
         }
     }
 
@@ -264,6 +269,7 @@ impl World {
         node.council = Some(Council::open_with_faults(config, node.faults, &mut disk, now).unwrap());
         node.disk = disk;
         node.starts += 1;
+        self.shown.remove(&index);
         self.flush(index);
         self.show(index);
     }
@@ -425,6 +431,11 @@ impl World {
                 },
             });
         }
+        let states = members.iter().map(|m| (m.state, m.metadata.key)).collect();
+        if self.shown.get(&index) == Some(&states) {
+            return;
+        }
+        self.shown.insert(index, states);
         let view = View::new(1, 1 << 40, members);
         self.step(index, |c, disk, now| c.handle_view(disk, now, &view).unwrap());
     }
@@ -434,13 +445,11 @@ impl World {
             if !self.is_up(index) {
                 continue;
             }
-            if self.rng.u8(..4) == 0 {
-                self.show(index);
-            }
+            self.show(index);
             let other = self.rng.usize(..self.nodes.len());
             if other != index && self.is_up(other) && self.connected(index, other) {
                 self.announce(other, index);
-                if self.exchange && self.is_up(index) {
+                if self.exchange && self.rng.u8(..100) < self.exchange_rate && self.is_up(index) {
                     self.exchange(other, index);
                 }
             }
@@ -467,6 +476,24 @@ impl World {
     }
 
     // Writes and reads of names.
+
+    /// Has `name` acknowledged by just these replicas, a majority, as a write through the first.
+    pub fn write_to(&mut self, name: &str, replicas: &[usize]) -> Dot {
+        let node = &mut self.nodes[replicas[0]];
+        node.sequence += 1;
+        let origin = Origin { node: id(replicas[0]), generation: node.starts };
+        let dot = Dot { origin, sequence: node.sequence };
+        for index in replicas {
+            assert!(self.is_ready(*index));
+            self.step(*index, |c, disk, _| {
+                disk.learn(dot);
+                c.note_commit(disk).unwrap();
+            });
+            self.announce(*index, replicas[0]);
+        }
+        self.acknowledged.push((name.parse().unwrap(), dot));
+        dot
+    }
 
     fn begin_write(&mut self) {
         let coordinator = self.rng.usize(..self.nodes.len());
@@ -538,7 +565,13 @@ impl World {
     /// Reads a name through `coordinator` from a random majority; a read that gets its majorities
     /// and misses an acknowledged dot is a violation.
     pub fn read(&mut self, coordinator: usize) -> bool {
-        let name: Name = format!("n{}", self.rng.u8(..4)).parse().unwrap();
+        let name = format!("n{}", self.rng.u8(..4));
+        self.read_name(coordinator, &name)
+    }
+
+    /// [`World::read`] of a given name.
+    pub fn read_name(&mut self, coordinator: usize, name: &str) -> bool {
+        let name: Name = name.parse().unwrap();
         let now = self.now;
         let Some(council) = &mut self.nodes[coordinator].council else { return false };
         council.advance(now);
