@@ -36,8 +36,14 @@ const PORT_ATTEMPTS: usize = 16;
 /// Pings in a row that must fail before a connection is given up.
 const LOST_PINGS: u32 = 2;
 
-/// How long a stopping swarm lets exchanges under way finish, and then says goodbye.
+/// How long a stopping swarm lets exchanges under way finish.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long the last answers have to be read: a socket that is closed with unread bytes in it resets
+/// the connection, and the peer's kernel then throws away what it has not given to the peer.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// How long it waits for its connections to close.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Asks the driver for a stream.
@@ -202,6 +208,7 @@ impl Driver {
             }
         })
         .await;
+        let _ = tokio::time::timeout(LINGER, self.poll_for_ever()).await;
         let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             let _ = self.swarm.disconnect_peer_id(peer);

@@ -161,6 +161,9 @@ struct Inner {
     driver: OnceLock<tokio::sync::Mutex<Option<JoinHandle<()>>>>,
 }
 
+/// How long libp2p is given to notice that a connection has ended, before the next attempt.
+const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
+
 /// Peers above which those without requests are forgotten.
 const MOST_TURNS: usize = 4096;
 
@@ -196,6 +199,9 @@ impl Handle {
 
     /// Asks a member and waits for its answer, connecting first if need be.
     ///
+    /// Where a connection breaks before the answer came, the call is made again on another one: a service
+    /// may see a call twice, and must not mind.
+    ///
     /// # Errors
     /// See [`CallError`]. Only [`CallError::TooLarge`] says that the peer did not act.
     pub async fn call(
@@ -211,8 +217,13 @@ impl Handle {
         let calling = async {
             let _turn = turn(self.turns(to).calls).await;
             let _busy = Busy::new(&self.inner.counters.in_flight);
-            let lane = self.open(to, Protocol::Call(service)).await?;
-            calls::call(lane.stream, &body, &self.inner.limits).await
+            let broke = |e: &CallError| matches!(e, CallError::Unreachable(_));
+            let (body, limits) = (&body[..], &self.inner.limits);
+            let ask = |lane: Lane| async move {
+                let Lane { stream, _load } = lane;
+                calls::call(stream, body, limits).await
+            };
+            self.attempt(to, Protocol::Call(service), ask, broke).await
         };
         tokio::time::timeout(deadline, calling).await.unwrap_or(Err(CallError::TimedOut))
     }
@@ -234,9 +245,10 @@ impl Handle {
     }
 
     async fn push_page(&self, to: NodeId, chunk: &Chunk, dots: &[Dot]) -> Result<(), TransferError> {
-        let limits = &self.inner.limits;
-        self.transfer(to, chunk.bytes().len() as u64, async |lane: Lane| {
-            transfer::push(lane.stream, chunk, dots, limits, &self.inner.counters).await.map(drop)
+        let (limits, counters) = (&self.inner.limits, &*self.inner.counters);
+        self.transfer(to, chunk.bytes().len() as u64, |lane| async move {
+            let Lane { stream, _load } = lane;
+            transfer::push(stream, chunk, dots, limits, counters).await.map(drop)
         })
         .await
     }
@@ -265,10 +277,11 @@ impl Handle {
     /// # Errors
     /// See [`TransferError`].
     pub async fn fetch(&self, from: NodeId, id: ChunkId) -> Result<Chunk, TransferError> {
-        let limits = &self.inner.limits;
+        let (limits, counters) = (&self.inner.limits, &*self.inner.counters);
         let most = kepler_protocol::chunk::MAX_CHUNK_BYTES as u64;
-        self.transfer(from, most, async |lane: Lane| {
-            transfer::fetch(lane.stream, id, limits, &self.inner.counters).await
+        self.transfer(from, most, |lane| async move {
+            let Lane { stream, _load } = lane;
+            transfer::fetch(stream, id, limits, counters).await
         })
         .await
     }
@@ -281,8 +294,10 @@ impl Handle {
         let limits = &self.inner.limits;
         let mut present = Vec::with_capacity(ids.len());
         for page in ids.chunks(MAX_IDS) {
-            let answer =
-                self.transfer(at, 0, async |lane: Lane| transfer::held(lane.stream, page, limits).await);
+            let answer = self.transfer(at, 0, |lane| async move {
+                let Lane { stream, _load } = lane;
+                transfer::held(stream, page, limits).await
+            });
             present.extend(answer.await?);
         }
         Ok(present)
@@ -291,10 +306,14 @@ impl Handle {
     /// Whether a member answers on a stream within `deadline`. It waits for no turn.
     pub async fn ping(&self, to: NodeId, deadline: Duration) -> bool {
         let pinging = async {
-            let lane = self.open(to, Protocol::Ping).await.ok()?;
-            calls::ping(lane.stream).await.ok()
+            let ask = |lane: Lane| async move {
+                let Lane { stream, _load } = lane;
+                Ok(calls::ping(stream).await?)
+            };
+            let broke = |e: &CallError| matches!(e, CallError::Unreachable(_));
+            self.attempt(to, Protocol::Ping, ask, broke).await
         };
-        matches!(tokio::time::timeout(deadline, pinging).await, Ok(Some(())))
+        matches!(tokio::time::timeout(deadline, pinging).await, Ok(Ok(())))
     }
 
     /// Ends the swarm: takes nothing new, lets requests of peers finish, closes all connections; within
@@ -321,11 +340,11 @@ impl Handle {
     }
 
     /// Runs one transfer of `bytes` in its turn and within the time its size allows.
-    async fn transfer<T>(
+    async fn transfer<T, F: Future<Output = Result<T, TransferError>>>(
         &self,
         to: NodeId,
         bytes: u64,
-        run: impl AsyncFnOnce(Lane) -> Result<T, TransferError>,
+        run: impl Fn(Lane) -> F,
     ) -> Result<T, TransferError> {
         let limits = &self.inner.limits;
         let queued = turn(self.turns(to).chunks);
@@ -333,23 +352,36 @@ impl Handle {
         let patience = limits.transfer(bytes.max(64 << 20));
         let _turn = tokio::time::timeout(patience, queued).await.map_err(|_| TransferError::TimedOut)?;
         let _busy = Busy::new(&self.inner.counters.in_flight);
-        let running = async {
-            let lane = self.open(to, Protocol::Transfer).await?;
-            run(lane).await
-        };
+        let broke = |e: &TransferError| matches!(e, TransferError::Unreachable(_));
+        let running = self.attempt(to, Protocol::Transfer, run, broke);
         let allowed = limits.transfer(bytes) + limits.answer;
         tokio::time::timeout(allowed, running).await.unwrap_or(Err(TransferError::TimedOut))
     }
 
-    /// Opens a stream. A connection that ends just then gets a second chance on a new one.
-    async fn open(&self, to: NodeId, protocol: Protocol) -> Result<Lane, OpenError> {
-        match self.open_once(to, protocol).await {
-            Err(OpenError::Stream(_)) => self.open_once(to, protocol).await,
-            other => other,
+    /// Opens a stream and talks on it, again if the connection turns out to be one that is just ending:
+    /// closed as idle by the other end, or not admitted by a peer whose view is behind.
+    async fn attempt<T, E: From<OpenError>, F: Future<Output = Result<T, E>>>(
+        &self,
+        to: NodeId,
+        protocol: Protocol,
+        talk: impl Fn(Lane) -> F,
+        broke: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
+        for pause in RETRY_AFTER {
+            match self.open(to, protocol).await {
+                Ok(lane) => match talk(lane).await {
+                    Err(error) if broke(&error) => {}
+                    done => return done,
+                },
+                Err(OpenError::Stream(_)) => {}
+                Err(unreachable) => return Err(unreachable.into()),
+            }
+            tokio::time::sleep(pause).await;
         }
+        talk(self.open(to, protocol).await?).await
     }
 
-    async fn open_once(&self, to: NodeId, protocol: Protocol) -> Result<Lane, OpenError> {
+    async fn open(&self, to: NodeId, protocol: Protocol) -> Result<Lane, OpenError> {
         let inner = &self.inner;
         let gone = || OpenError::Dial("this node is stopping".into());
         if to == inner.node {

@@ -127,14 +127,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_shared_key_lets_both_in_and_any_other_neither() {
-        let (old, new, other) = ([1; 32], [2; 32], [3; 32]);
-        let cases: [(&[[u8; 32]], &[[u8; 32]], bool); 6] = [
-            (&[old], &[old], true),
-            (&[old, new], &[new, old], true),
-            (&[old], &[old, new], true),
-            (&[old], &[new, old], false), // the listener proves a key that the dialer does not know yet
-            (&[old], &[other], false),
-            (&[[0; 32]], &[old], false),
+        const OLD: [u8; 32] = [1; 32];
+        const NEW: [u8; 32] = [2; 32];
+        const OTHER: [u8; 32] = [3; 32];
+        type Keys = &'static [[u8; 32]];
+        let cases: [(Keys, Keys, bool); 6] = [
+            (&[OLD], &[OLD], true),
+            (&[OLD, NEW], &[NEW, OLD], true),
+            (&[OLD], &[OLD, NEW], true),
+            (&[OLD], &[NEW, OLD], false), // the listener proves a key that the dialer does not know yet
+            (&[OLD], &[OTHER], false),
+            (&[[0; 32]], &[OLD], false),
         ];
         for (n, (ours, theirs, welcome)) in cases.into_iter().enumerate() {
             let (a, b) = meet(proofs(Role::Dialer, 1, ours), proofs(Role::Listener, 1, theirs)).await;

@@ -156,7 +156,8 @@ async fn a_sender_that_stalls_loses_its_slot() {
 #[tokio::test]
 async fn a_giver_cannot_make_us_take_more_less_or_other_than_we_asked() {
     let id = ChunkId::of(Codec::Raw, b"kepler");
-    let answers: [(Vec<u8>, fn(&TransferError) -> bool); 5] = [
+    type Expected = fn(&TransferError) -> bool;
+    let answers: [(Vec<u8>, Expected); 5] = [
         (encode(&Reply::Found(u64::MAX)), |e| *e == TransferError::Corrupt),
         ([&encode(&Reply::Found(6))[..], b"keples"].concat(), |e| *e == TransferError::Corrupt),
         ([&encode(&Reply::Found(6))[..], b"kep"].concat(), |e| matches!(e, TransferError::Unreachable(_))),
