@@ -4,7 +4,7 @@
 //! majorities or its deadline has passed. A stage says what it still wants to ask of each replica;
 //! asking again, backing off and counting are the same for all and live here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::command::{CommandId, Outcome, Precondition, Refusal};
@@ -127,7 +127,9 @@ pub(super) struct Operation {
     /// The survivors that a majority was found to hold when the name was last read. What a version
     /// supersedes must be known to a majority before it: a replica that has the version and none
     /// of what it superseded would show what *that* had superseded. Absent where nothing is read.
-    pub agreed: Option<BTreeSet<Dot>>,
+    /// Kept whole: what another operation of this node supersedes meanwhile is superseded all the
+    /// same, for that other one may yet be lost.
+    pub agreed: Option<BTreeMap<Dot, Version>>,
     /// When the present stage gives up.
     pub deadline: Option<Instant>,
     /// When the whole gives up.

@@ -140,7 +140,7 @@ impl Catalog {
 
     fn finish_reading(&mut self, step: &mut Step<'_>, op: &mut Operation) -> Result<Progress> {
         let ours = published(&*step.storage, &op.name)?;
-        op.agreed = Some(ours.into_iter().map(|v| v.dot).collect());
+        op.agreed = Some(ours.into_iter().map(|v| (v.dot, v)).collect());
         match &op.goal {
             Goal::Read => {
                 let survivors = visible(step.storage.survivors(&op.name)?);

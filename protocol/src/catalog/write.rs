@@ -294,7 +294,9 @@ impl Catalog {
         let mut survivors = step.storage.survivors(&op.name)?;
         if let Some(agreed) = &op.agreed {
             let is_base = |dot: &Dot| op.goal.precondition() == Precondition::Head(*dot);
-            survivors.retain(|s| !s.published || agreed.contains(&s.version.dot) || is_base(&s.version.dot));
+            survivors.retain(|s| !s.published || is_base(&s.version.dot) && !agreed.contains_key(&s.version.dot));
+            let agreed = agreed.values().cloned();
+            survivors.extend(agreed.map(|version| Survivor { version, published: true }));
         }
         Ok(survivors)
     }
