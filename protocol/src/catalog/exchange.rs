@@ -206,7 +206,7 @@ impl Catalog {
             }
             Ok(Response::Superseded(dots)) if current.thorough => {
                 for dot in dots {
-                    if let Some(survivor) = step.storage.survivor(&dot)?.filter(|s| s.published) {
+                    if let Some(survivor) = step.storage.survivor(&dot)? {
                         self.knowledge.drop_superseded(step.storage, &survivor.version.name, dot)?;
                         current.learnt = true;
                     }
@@ -228,8 +228,8 @@ impl Catalog {
             loop {
                 let names = step.storage.names(current.checked.as_ref(), PAGE_NAMES)?;
                 for name in &names {
-                    let ours = published(&*step.storage, name)?;
-                    dots.extend(ours.into_iter().map(|v| v.dot).filter(|dot| theirs.contains(dot)));
+                    let ours = step.storage.survivors(name)?.into_iter().map(|s| s.version.dot);
+                    dots.extend(ours.filter(|dot| theirs.contains(dot)));
                     current.checked = Some(name.clone());
                     if dots.len() >= MAX_CHECKED / 2 {
                         break;
@@ -309,7 +309,9 @@ impl Catalog {
             return Ok(());
         }
         let stubs: BTreeSet<Dot> = part.stubs.iter().map(|stub| stub.dot).collect();
-        for ours in published(&*step.storage, &part.name)? {
+        // Unpublished ones too: that a peer has seen one says that it was published before this
+        // database was set back to an older copy.
+        for ours in step.storage.survivors(&part.name)?.into_iter().map(|s| s.version) {
             let superseded = theirs.contains(&ours.dot) || stubs.contains(&ours.dot);
             if superseded && !part.holds.contains(&ours.dot) {
                 self.knowledge.drop_superseded(step.storage, &part.name, ours.dot)?;
