@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::command::{CommandId, Outcome, Precondition, Refusal};
 use super::electorate::HomeList;
 use super::message::{Request, Response};
-use super::storage::Result;
+use super::storage::{Result, Survivor};
 use super::{Catalog, Event, Purpose, Step, Unreachable};
 use crate::api::Durability;
 use crate::name::Name;
@@ -124,12 +124,13 @@ pub(super) struct Operation {
     pub homes: Vec<HomeList>,
     pub targets: BTreeMap<NodeId, Target>,
     pub stage: Stage,
-    /// The survivors that a majority was found to hold when the name was last read. What a version
+    /// The survivors that a majority was found to hold when the name was last read, and this node's
+    /// own `fast` ones, whatever becomes of them until the write is published. What a version
     /// supersedes must be known to a majority before it: a replica that has the version and none
     /// of what it superseded would show what *that* had superseded. Absent where nothing is read.
     /// Kept whole: what another operation of this node supersedes meanwhile is superseded all the
     /// same, for that other one may yet be lost.
-    pub agreed: Option<BTreeMap<Dot, Version>>,
+    pub agreed: Option<BTreeMap<Dot, Survivor>>,
     /// When the present stage gives up.
     pub deadline: Option<Instant>,
     /// When the whole gives up.
