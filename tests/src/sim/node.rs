@@ -10,22 +10,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kepler_protocol::api::Durability;
+use kepler_protocol::catalog;
 use kepler_protocol::catalog::command::{Command, CommandId, Consistency, Outcome};
 use kepler_protocol::catalog::memory::MemoryStorage;
 use kepler_protocol::catalog::storage::{Storage, StorageError};
-use kepler_protocol::catalog;
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::quorum::{self, Placement};
-use kepler_protocol::ring::Ring;
 use kepler_protocol::replica::{self, Replica, Request, Response, Unreachable};
+use kepler_protocol::ring::Ring;
 use kepler_protocol::roster::council::{self, Founding, Peer};
 use kepler_protocol::roster::{ClusterId, DatabaseId};
 use kepler_protocol::swim::{self, Swim};
 use kepler_protocol::time::Instant;
+use kepler_protocol::version::{Content, Dot, Version};
 use kepler_protocol::view::Metadata;
 use kepler_protocol::wire::seal::KeyRing;
-use kepler_protocol::version::{Content, Dot, Version};
 
 use super::clock_heap::Trace;
 use super::disk::{Data, Disk};
@@ -303,7 +303,14 @@ impl Node {
         self.command(room, clocks.now, command, issued)
     }
 
-    fn place(&mut self, room: &mut Room, now: Instant, placing: Placing, value: ChunkId, durability: Durability) {
+    fn place(
+        &mut self,
+        room: &mut Room,
+        now: Instant,
+        placing: Placing,
+        value: ChunkId,
+        durability: Durability,
+    ) {
         let replicas = self.replica.council().replicas();
         let number = self.replica.council().number().unwrap_or(0);
         if self.roster_ring.0 != number
@@ -748,7 +755,9 @@ impl Process for Node {
             .catalog()
             .seen()
             .iter()
-            .map(|(origin, set)| format!("{origin} to {} and {:?}", set.prefix(), set.above().collect::<Vec<_>>()))
+            .map(|(origin, set)| {
+                format!("{origin} to {} and {:?}", set.prefix(), set.above().collect::<Vec<_>>())
+            })
             .collect();
         let roster = self.replica.council().roster().map_or(0, |roster| roster.number);
         let members: Vec<String> = self
