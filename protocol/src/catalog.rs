@@ -374,7 +374,7 @@ impl Catalog {
             self.collect.announced(from, database, seen);
             self.exchange.agrees(from);
         } else {
-            self.exchange.differs(now, from);
+            self.exchange.differs(now, from, seen_digest);
         }
     }
 

@@ -387,4 +387,8 @@ impl Electorate for Council {
     fn standing(&self) -> std::result::Result<(), String> {
         self.standing()
     }
+
+    fn is_intact(&self) -> bool {
+        self.is_intact()
+    }
 }

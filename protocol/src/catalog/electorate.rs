@@ -31,6 +31,12 @@ pub trait Electorate {
     fn members(&self) -> Vec<(NodeId, DatabaseId)>;
     /// Whether this node may answer for its roster, else why not.
     fn standing(&self) -> Result<(), String>;
+    /// Whether what this node's database says can be relied on: it is the latest, and once was
+    /// caught up. Such a node may still wait for what others have seen; if nobody took its word
+    /// while all wait for one another, none would ever be ready.
+    fn is_intact(&self) -> bool {
+        self.standing().is_ok()
+    }
 }
 
 /// A roster that does not change by itself.

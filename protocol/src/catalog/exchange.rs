@@ -9,7 +9,7 @@
 //!   survivors that the peer has seen and does not hold are dropped: something supersedes them;
 //! - the peer's whole `seen`, of the transaction of the first page, is merged after the last one.
 //!
-//! Pages of a peer that is not ready only bring versions. A node that is not ready itself checks
+//! Pages of a peer whose database cannot be relied on only bring versions. A node that is not ready itself checks
 //! all its survivors against the peer before it merges the peer's `seen`: stubs that a member
 //! would have been sent may be collected for those who were no members.
 
@@ -44,6 +44,9 @@ const MAX_QUIET: u32 = 4;
 struct Peer {
     /// Whether its last announcement differed.
     differs: bool,
+    /// What it announced last: members are told of changes only, so it is compared again after
+    /// every exchange, failed ones too.
+    digest: Option<[u8; 16]>,
     not_before: Instant,
     /// Exchanges in a row that brought nothing.
     quiet: u32,
@@ -87,12 +90,13 @@ impl Exchange {
     }
 
     fn peer(&mut self, now: Instant, peer: NodeId) -> &mut Peer {
-        let fresh = Peer { differs: false, not_before: now, quiet: 0, thorough: false };
+        let fresh = Peer { differs: false, digest: None, not_before: now, quiet: 0, thorough: false };
         self.peers.entry(peer).or_insert(fresh)
     }
 
-    pub fn differs(&mut self, now: Instant, peer: NodeId) {
-        self.peer(now, peer).differs = true;
+    pub fn differs(&mut self, now: Instant, peer: NodeId, digest: [u8; 16]) {
+        let peer = self.peer(now, peer);
+        (peer.differs, peer.digest) = (true, Some(digest));
     }
 
     pub fn urge(&mut self, now: Instant, peer: NodeId) {
@@ -136,7 +140,9 @@ impl Catalog {
         }
         let reachable: Vec<NodeId> = due.iter().filter(|n| self.is_reachable(n)).copied().collect();
         for node in due.iter().filter(|node| !reachable.contains(node)) {
-            self.exchange.peers.remove(node); // It will announce itself again.
+            if let Some(peer) = self.exchange.peers.get_mut(node) {
+                peer.not_before = step.now + self.config.exchange_interval;
+            }
         }
         let Some(peer) = self.rng.choice(reachable) else { return };
         let thorough =
@@ -211,7 +217,7 @@ impl Catalog {
             }
             Ok(Response::Superseded(dots)) if current.thorough => {
                 for dot in dots {
-                    if let Some(survivor) = step.storage.survivor(&dot)?.filter(|s| s.published) {
+                    if let Some(survivor) = step.storage.survivor(&dot)? {
                         self.knowledge.drop_superseded(step.storage, &survivor.version.name, dot)?;
                         current.learnt = true;
                     }
@@ -233,8 +239,8 @@ impl Catalog {
             loop {
                 let names = step.storage.names(current.checked.as_ref(), PAGE_NAMES)?;
                 for name in &names {
-                    let ours = published(&*step.storage, name)?;
-                    dots.extend(ours.into_iter().map(|v| v.dot).filter(|dot| theirs.contains(dot)));
+                    let ours = step.storage.survivors(name)?.into_iter().map(|s| s.version.dot);
+                    dots.extend(ours.filter(|dot| theirs.contains(dot)));
                     current.checked = Some(name.clone());
                     if dots.len() >= MAX_CHECKED / 2 {
                         break;
@@ -267,8 +273,9 @@ impl Catalog {
 
     fn end_exchange(&mut self, step: &Step<'_>, current: &Current, done: bool) {
         let interval = self.exchange_pace(step);
+        let ours = self.knowledge.digest();
         if let Some(peer) = self.exchange.peers.get_mut(&current.peer) {
-            peer.differs = false;
+            peer.differs = peer.digest.is_some_and(|theirs| theirs != ours);
             peer.thorough &= !done;
             peer.quiet = if current.learnt { 0 } else { (peer.quiet + 1).min(MAX_QUIET) };
             peer.not_before = step.now + interval * (1 << peer.quiet);
@@ -319,7 +326,9 @@ impl Catalog {
             return Ok(());
         }
         let stubs: BTreeSet<Dot> = part.stubs.iter().map(|stub| stub.dot).collect();
-        for ours in published(&*step.storage, &part.name)? {
+        // Unpublished ones too: that a peer has seen one says that it was published before this
+        // database was set back to an older copy.
+        for ours in step.storage.survivors(&part.name)?.into_iter().map(|s| s.version) {
             let superseded = theirs.contains(&ours.dot) || stubs.contains(&ours.dot);
             if superseded && !part.holds.contains(&ours.dot) {
                 self.knowledge.drop_superseded(step.storage, &part.name, ours.dot)?;
@@ -335,8 +344,9 @@ impl Catalog {
 
     /// Which of a peer's survivors are seen here and do not survive.
     pub(super) fn check(&mut self, step: &mut Step<'_>, dots: &[Dot]) -> Result<Response> {
-        if let Err(why) = step.electorate.standing() {
-            return Ok(Response::NotReady(why));
+        if !step.electorate.is_intact() {
+            let why = step.electorate.standing().err();
+            return Ok(Response::NotReady(why.unwrap_or_default()));
         }
         let mut superseded = Vec::new();
         for dot in dots.iter().take(MAX_CHECKED) {
@@ -352,7 +362,7 @@ impl Catalog {
     pub(super) fn page(&mut self, step: &mut Step<'_>, from: NodeId, pull: Pull) -> Result<Page> {
         let theirs = &pull.seen;
         if pull.after.is_none() && !self.knowledge.seen().is_superset(theirs) {
-            self.exchange.differs(step.now, from);
+            self.exchange.differs(step.now, from, theirs.digest());
         }
         let mut page = Page {
             database: self.own_database(step),
@@ -360,7 +370,7 @@ impl Catalog {
             closed: Vec::new(),
             names: Vec::new(),
             next: None,
-            ready: step.electorate.standing().is_ok(),
+            ready: step.electorate.is_intact() || self.config.faults.answer_before_ready,
         };
         self.fill(step, &mut page, theirs, pull.after)?;
         if let Some(database) = pull.database {

@@ -297,7 +297,7 @@ pub struct Page {
     /// Where to go on; absent on the last page.
     #[n(4)]
     pub next: Option<Cursor>,
-    /// Whether the sender is ready: only then does the page drop anything.
+    /// Whether the sender's database can be relied on: only then does the page drop anything.
     #[n(5)]
     pub ready: bool,
 }

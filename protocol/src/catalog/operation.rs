@@ -4,13 +4,13 @@
 //! majorities or its deadline has passed. A stage says what it still wants to ask of each replica;
 //! asking again, backing off and counting are the same for all and live here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::command::{CommandId, Outcome, Precondition, Refusal};
 use super::electorate::HomeList;
 use super::message::{Request, Response};
-use super::storage::Result;
+use super::storage::{Result, Survivor};
 use super::{Catalog, Event, Purpose, Step, Unreachable};
 use crate::api::Durability;
 use crate::name::Name;
@@ -124,10 +124,13 @@ pub(super) struct Operation {
     pub homes: Vec<HomeList>,
     pub targets: BTreeMap<NodeId, Target>,
     pub stage: Stage,
-    /// The survivors that a majority was found to hold when the name was last read. What a version
+    /// The survivors that a majority was found to hold when the name was last read, and this node's
+    /// own `fast` ones, whatever becomes of them until the write is published. What a version
     /// supersedes must be known to a majority before it: a replica that has the version and none
     /// of what it superseded would show what *that* had superseded. Absent where nothing is read.
-    pub agreed: Option<BTreeSet<Dot>>,
+    /// Kept whole: what another operation of this node supersedes meanwhile is superseded all the
+    /// same, for that other one may yet be lost.
+    pub agreed: Option<BTreeMap<Dot, Survivor>>,
     /// When the present stage gives up.
     pub deadline: Option<Instant>,
     /// When the whole gives up.
@@ -326,9 +329,10 @@ impl Catalog {
         if let Some(at) = op.alarm.take() {
             self.alarms.remove(&(at, id));
         }
-        let targets = op.targets.values().map(|target| match target.waiting {
-            Some((_, sent)) => Some(sent + self.config.request_timeout),
-            None => target.not_before,
+        // A target is asked again once both are over; the earlier of them alone wakes nobody up.
+        let targets = op.targets.values().map(|target| {
+            let waited = target.waiting.map(|(_, sent)| sent + self.config.request_timeout);
+            target.not_before.max(waited)
         });
         let own = match &op.stage {
             Stage::Reserving(reserving) => reserving.resume,

@@ -139,8 +139,8 @@ impl Catalog {
     }
 
     fn finish_reading(&mut self, step: &mut Step<'_>, op: &mut Operation) -> Result<Progress> {
-        let ours = published(&*step.storage, &op.name)?;
-        op.agreed = Some(ours.into_iter().map(|v| v.dot).collect());
+        let ours = step.storage.survivors(&op.name)?;
+        op.agreed = Some(ours.into_iter().map(|s| (s.version.dot, s)).collect());
         match &op.goal {
             Goal::Read => {
                 let survivors = visible(step.storage.survivors(&op.name)?);

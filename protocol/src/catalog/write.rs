@@ -291,7 +291,10 @@ impl Catalog {
         let mut survivors = step.storage.survivors(&op.name)?;
         if let Some(agreed) = &op.agreed {
             let is_base = |dot: &Dot| op.goal.precondition() == Precondition::Head(*dot);
-            survivors.retain(|s| !s.published || agreed.contains(&s.version.dot) || is_base(&s.version.dot));
+            survivors.retain(|s| {
+                (!s.published || is_base(&s.version.dot)) && !agreed.contains_key(&s.version.dot)
+            });
+            survivors.extend(agreed.values().cloned());
         }
         Ok(survivors)
     }
@@ -320,7 +323,11 @@ impl Catalog {
         } else {
             greatest.saturating_add(1)
         };
-        let Some(context) = Context::new(superseded.into_iter().map(|s| s.version.dot)) else {
+        // What is superseded before others know it supersedes nothing any more: what it was to
+        // supersede is superseded in its place.
+        let inherited = superseded.iter().filter(|s| !s.published).flat_map(|s| s.version.context.iter());
+        let dots: Vec<Dot> = inherited.copied().chain(superseded.iter().map(|s| s.version.dot)).collect();
+        let Some(context) = Context::new(dots) else {
             return Ok(None);
         };
         Ok(Some(Version { name: op.name.clone(), dot, context, count, content, created_at }))

@@ -676,6 +676,13 @@ impl Council {
         entry.is_some_and(|e| e.key == self.config.key && e.database == self.database)
     }
 
+    /// Whether this database is proved to be the latest and was caught up with some roster: what
+    /// it has seen and does not hold is superseded, even while this node waits to see more. A
+    /// database that was found to be behind is not: what it closed may have been published.
+    pub fn is_intact(&self) -> bool {
+        self.proof.proved && self.caught_up_number() > 0
+    }
+
     fn caught_up_number(&self) -> u64 {
         self.caught_up.filter(|c| c.database == self.database).map_or(0, |c| c.number)
     }

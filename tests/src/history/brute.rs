@@ -73,17 +73,19 @@ fn has_shape(register: &Register<'_>, operation: &Operation, set: &BTreeSet<usiz
     let superseded_by = |field: fn(&super::checker::Written) -> &BTreeSet<usize>, victim: usize| {
         set.iter().any(|v| field(&register.versions[*v]).contains(&victim))
     };
-    match register.shape(operation) {
+    let shape = register.shape(operation);
+    let local = matches!(shape, Shape::Locally(_));
+    match shape {
         Shape::Impossible(_) => false,
         Shape::Free => true,
         Shape::Holds(base) => set.contains(&base) && !superseded_by(|v| &v.surely, base),
         Shape::Within(live) => set.iter().all(|v| {
             live.contains(v) || register.versions[*v].tombstone || superseded_by(|w| &w.perhaps, *v)
         }),
-        Shape::Exactly(live) => (0..register.versions.len()).all(|v| {
+        Shape::Exactly(ref live) | Shape::Locally(ref live) => (0..register.versions.len()).all(|v| {
             let here = set.contains(&v);
             if live.contains(&v) {
-                here && !superseded_by(|w| &w.surely, v)
+                here && !superseded_by(if local { |w| &w.direct } else { |w| &w.surely }, v)
             } else {
                 !here || register.versions[v].tombstone || superseded_by(|w| &w.perhaps, v)
             }

@@ -13,6 +13,8 @@
 //! - every live version of X is in the context of an unconditional write, or superseded by another
 //!   of X (I9); naming more than that does no harm (a `fast` write names what it will supersede,
 //!   and so does what follows it before it is published);
+//!   A read that was answered locally may show beside them what only a version that the node has
+//!   never met superseded;
 //! - the base of a conditional write survives in X; for `If-None-Match: *` nothing live does.
 //!
 //! Superseding is transitive. Beside that, a version token means one name, value and context for
@@ -106,6 +108,8 @@ pub(super) struct Written {
     pub acknowledged: bool,
     pub start: u64,
     pub end: u64,
+    /// By index: what its context names, where that is known.
+    pub direct: BTreeSet<usize>,
     /// By index; transitive. With an unknown context: what it is bound to supersede.
     pub surely: BTreeSet<usize>,
     /// By index; transitive. With an unknown context: what it may supersede.
@@ -125,6 +129,8 @@ pub(super) struct Register<'a> {
 pub(super) enum Shape {
     /// Exactly these live versions survive.
     Exactly(BTreeSet<usize>),
+    /// The same, but for what is superseded through versions that are not known.
+    Locally(BTreeSet<usize>),
     /// Everything live that survives is among these.
     Within(BTreeSet<usize>),
     /// This version survives.
@@ -166,6 +172,7 @@ impl<'a> Register<'a> {
                 acknowledged: operation.is_acknowledged(),
                 start: operation.start,
                 end: operation.end,
+                direct: BTreeSet::new(),
                 surely: BTreeSet::new(),
                 perhaps: BTreeSet::new(),
             });
@@ -197,6 +204,7 @@ impl<'a> Register<'a> {
                     (surely, perhaps)
                 }
             };
+            self.versions[index].direct = surely.clone();
             self.versions[index].surely = surely;
             self.versions[index].perhaps = perhaps;
         }
@@ -287,7 +295,7 @@ impl<'a> Register<'a> {
             }
             let (shape, mut detail) = (self.shape(operation), String::new());
             let wanted = match &shape {
-                Shape::Exactly(live) => live.clone(),
+                Shape::Exactly(live) | Shape::Locally(live) => live.clone(),
                 Shape::Holds(base) => BTreeSet::from([*base]),
                 Shape::Free | Shape::Within(_) => BTreeSet::new(),
                 Shape::Impossible(why) => {
@@ -341,6 +349,8 @@ impl<'a> Register<'a> {
             let base = operation.if_match.as_ref().or(operation.only.as_ref());
             return match (base, &operation.context) {
                 (Some(base), _) => match index(base) {
+                    // To delete what is superseded already, if only by a `fast` write, does no harm.
+                    Some(_) if operation.only.is_some() => Shape::Free,
                     Some(base) => Shape::Holds(base),
                     None => Shape::Impossible(format!("the base {base} was never written")),
                 },
@@ -350,6 +360,7 @@ impl<'a> Register<'a> {
             };
         }
         match (&operation.survivors, &operation.version) {
+            (Some(survivors), _) if operation.local => Shape::Locally(live(survivors)),
             (Some(survivors), _) => Shape::Exactly(live(survivors)),
             (None, Some(head)) => index(head).map_or(Shape::Free, Shape::Holds),
             (None, None) => Shape::Exactly(BTreeSet::new()),
@@ -360,12 +371,14 @@ impl<'a> Register<'a> {
     fn strike_out(&self, shape: &Shape, bound: BTreeSet<usize>) -> BTreeSet<usize> {
         let mut set = bound;
         let wanted = match shape {
-            Shape::Exactly(live) | Shape::Within(live) => live.clone(),
+            Shape::Exactly(live) | Shape::Locally(live) | Shape::Within(live) => live.clone(),
             Shape::Holds(base) => BTreeSet::from([*base]),
             Shape::Free | Shape::Impossible(_) => return set,
         };
-        if !matches!(shape, Shape::Within(_)) {
-            set.retain(|v| self.versions[*v].surely.is_disjoint(&wanted));
+        match shape {
+            Shape::Within(_) => {}
+            Shape::Locally(_) => set.retain(|v| self.versions[*v].direct.is_disjoint(&wanted)),
+            _ => set.retain(|v| self.versions[*v].surely.is_disjoint(&wanted)),
         }
         if matches!(shape, Shape::Holds(_)) {
             return set;

@@ -10,18 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kepler_protocol::api::Durability;
+use kepler_protocol::catalog;
 use kepler_protocol::catalog::command::{Command, CommandId, Consistency, Outcome};
-use kepler_protocol::catalog::electorate::{Electorate, HomeList};
 use kepler_protocol::catalog::memory::MemoryStorage;
 use kepler_protocol::catalog::storage::{Storage, StorageError};
-use kepler_protocol::catalog::{self, Catalog};
 use kepler_protocol::chunk::ChunkId;
-use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::quorum::{self, Placement};
+use kepler_protocol::replica::{self, Replica, Request, Response, Unreachable};
 use kepler_protocol::ring::Ring;
-use kepler_protocol::roster::council::{self, Council, Founding, Peer};
-use kepler_protocol::roster::{ClusterId, DatabaseId, message as roster_message};
+use kepler_protocol::roster::council::{self, Founding, Peer};
+use kepler_protocol::roster::{ClusterId, DatabaseId};
 use kepler_protocol::swim::{self, Swim};
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::{Content, Dot, Version};
@@ -152,10 +151,8 @@ impl Durable for Room {
 /// A question to a peer, as bytes where the machines have a wire form.
 #[derive(Clone, Debug)]
 pub enum Question {
-    /// To the council, with the key that the transport has proved.
-    Council([u8; 32], Vec<u8>),
-    /// To the catalog.
-    Catalog(Vec<u8>),
+    /// To the replica, with the key that the transport has proved.
+    Replica([u8; 32], Vec<u8>),
     /// To the store: keep this chunk.
     Store(ChunkId),
     /// To membership: are you there?
@@ -167,10 +164,8 @@ pub enum Question {
 /// An answer to a peer.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// From the council.
-    Council(Vec<u8>),
-    /// From the catalog.
-    Catalog(Vec<u8>),
+    /// From the replica.
+    Replica(Vec<u8>),
     /// From the store: whether the chunk is durable.
     Stored(bool),
     /// From membership: yes.
@@ -182,8 +177,7 @@ pub enum Reply {
 /// What a request was sent for.
 #[derive(Clone, Copy, Debug)]
 enum Sent {
-    Council(roster_message::RequestId),
-    Catalog(u64),
+    Replica(u64),
     Store(u64),
     Probe(u64),
     Exchange,
@@ -210,11 +204,12 @@ pub struct Node {
     setup: Setup,
     seat: Seat,
     key: [u8; 32],
-    council: Council,
-    catalog: Catalog,
+    replica: Replica,
     swim: Swim,
     views: u64,
     stale: bool,
+    /// The replica has heard something since its outputs were taken.
+    stirred: bool,
     ring: Ring,
     roster_ring: (u64, Ring),
     sent: BTreeMap<u64, Sent>,
@@ -227,30 +222,13 @@ pub struct Node {
     outputs: VecDeque<Output<Node>>,
 }
 
-/// The council as the catalog's electorate.
-struct Electors<'a>(&'a Council);
+fn minicbor_bytes<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
+    minicbor::to_vec(message).expect("encoding to memory does not fail")
+}
 
-impl Electorate for Electors<'_> {
-    fn number(&self) -> Option<u64> {
-        self.0.number()
-    }
-
-    fn homes(&self, name: &Name) -> Vec<HomeList> {
-        let lists = self.0.homes(name).into_iter();
-        lists.map(|list| HomeList { nodes: list.nodes, majority: list.majority }).collect()
-    }
-
-    fn replicas(&self) -> usize {
-        self.0.replicas()
-    }
-
-    fn members(&self) -> Vec<(NodeId, DatabaseId)> {
-        self.0.members()
-    }
-
-    fn standing(&self) -> Result<(), String> {
-        self.0.standing()
-    }
+/// What one replica sends another takes: anything else is a bug that a run should end with.
+fn parse<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> T {
+    minicbor::decode(bytes).expect("a replica sends what a replica takes")
 }
 
 fn id16(seed: u64, part: &str, index: u64) -> [u8; 16] {
@@ -262,8 +240,8 @@ fn id16(seed: u64, part: &str, index: u64) -> [u8; 16] {
 /// How often unpublished `fast` versions are looked for.
 const SWEEP: Duration = Duration::from_secs(3);
 
-/// How long a council waits for an answer.
-const COUNCIL_DEADLINE: Duration = Duration::from_secs(2);
+/// How long an exchange of members waits for an answer.
+const EXCHANGE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long membership waits for an answer over a stream.
 const PROBE_DEADLINE: Duration = Duration::from_millis(500);
@@ -274,11 +252,6 @@ const REMEMBERED: u64 = 4096;
 impl Node {
     fn unique(seat: &Seat) -> u64 {
         (seat.place as u64) << 32 | seat.run
-    }
-
-    /// The council of this node.
-    pub const fn council(&self) -> &Council {
-        &self.council
     }
 
     fn place_of(&self, node: &NodeId) -> Option<Place> {
@@ -304,7 +277,7 @@ impl Node {
         self.next_command += 1;
         let id = CommandId(self.next_command);
         self.issued.insert(id, issued);
-        self.catalog.handle_command(&mut room.db, now, &Electors(&self.council), id, command)
+        self.replica.handle(&mut room.db, now, replica::Input::Command(id, command))
     }
 
     fn client(
@@ -338,10 +311,10 @@ impl Node {
         value: ChunkId,
         durability: Durability,
     ) {
-        let replicas = self.council.replicas();
-        let number = self.council.number().unwrap_or(0);
+        let replicas = self.replica.council().replicas();
+        let number = self.replica.council().number().unwrap_or(0);
         if self.roster_ring.0 != number
-            && let Some(roster) = self.council.roster()
+            && let Some(roster) = self.replica.council().roster()
         {
             self.roster_ring = (number, roster.ring());
         }
@@ -427,7 +400,6 @@ impl Node {
 
     fn input(&mut self, room: &mut Room, clocks: Clocks, input: Input<Self>) -> Result<(), StorageError> {
         let now = clocks.now;
-        self.council.advance(now);
         match input {
             Input::Client { operation, ask } => self.client(room, clocks, operation, ask)?,
             Input::Datagram { from, bytes } => {
@@ -449,43 +421,25 @@ impl Node {
                             self.outputs.push_back(Output::Response { token, response });
                         }
                     }
-                    Question::Council(key, bytes) => {
-                        let request = roster_message::Request::from_bytes(&bytes)
-                            .expect("a council sends what a council takes");
-                        let peer = Peer { node, key };
-                        let response = self.council.handle_request(&mut room.db, now, peer, request)?;
-                        let response = Reply::Council(response.to_bytes());
-                        self.outputs.push_back(Output::Response { token, response });
-                    }
-                    Question::Catalog(bytes) => {
-                        let request = catalog::message::Request::from_bytes(&bytes)
-                            .expect("a catalog sends what a catalog takes");
-                        let electors = Electors(&self.council);
-                        self.catalog.handle_request(&mut room.db, now, &electors, node, token, request)?;
+                    Question::Replica(key, bytes) => {
+                        let request = parse::<Request>(&bytes);
+                        let from = Peer { node, key };
+                        let input = replica::Input::Request { from, token, request };
+                        self.replica.handle(&mut room.db, now, input)?;
                     }
                 }
             }
             Input::Response { from, id, response } => {
                 let node = self.seat.ids[from];
                 match self.sent.get(&id) {
-                    Some(Sent::Council(id)) => {
+                    Some(Sent::Replica(id)) => {
                         let id = *id;
                         let result = match response {
-                            Some(Reply::Council(bytes)) => Ok(roster_message::Response::from_bytes(&bytes)
-                                .expect("a council answers what a council takes")),
-                            _ => Err(council::Unreachable),
+                            Some(Reply::Replica(bytes)) => Ok(parse::<Response>(&bytes)),
+                            _ => Err(Unreachable),
                         };
-                        self.council.handle_response(&mut room.db, now, id, node, result)?;
-                    }
-                    Some(Sent::Catalog(id)) => {
-                        let id = *id;
-                        let result = match response {
-                            Some(Reply::Catalog(bytes)) => Ok(catalog::message::Response::from_bytes(&bytes)
-                                .expect("a catalog answers what a catalog takes")),
-                            _ => Err(catalog::Unreachable),
-                        };
-                        let electors = Electors(&self.council);
-                        self.catalog.handle_response(&mut room.db, now, &electors, id, node, result)?;
+                        let input = replica::Input::Response { id, from: node, result };
+                        self.replica.handle(&mut room.db, now, input)?;
                     }
                     Some(Sent::Store(id)) => {
                         let id = *id;
@@ -512,11 +466,8 @@ impl Node {
             }
             Input::Timeout => {
                 self.swim.handle_timeout(now);
-                if self.council.poll_timeout() <= now {
-                    self.council.handle_timeout(&mut room.db, now)?;
-                }
-                if self.catalog.poll_timeout().is_some_and(|at| at <= now) {
-                    self.catalog.handle_timeout(&mut room.db, now, &Electors(&self.council))?;
+                if self.replica.poll_timeout().is_some_and(|at| at <= now) {
+                    self.replica.handle_timeout(&mut room.db, now)?;
                 }
                 let due: Vec<u64> = self
                     .placements
@@ -543,42 +494,25 @@ impl Node {
         let now = clocks.now;
         loop {
             let mut busy = self.end_placements(room, clocks)?;
-            while let Some(event) = self.council.poll_event() {
+            while let Some(output) = self.replica.poll_output() {
                 busy = true;
-                self.council_event(room, now, event)?;
-            }
-            while let Some(event) = self.catalog.poll_event() {
-                busy = true;
-                self.catalog_event(room, clocks, event)?;
+                self.output(room, clocks, output);
             }
             if !busy {
                 break;
             }
         }
-        while let Some((to, id, request)) = self.council.poll_transmit() {
-            let question = Question::Council(self.key, request.to_bytes());
-            self.request(to, question, now + COUNCIL_DEADLINE, Sent::Council(id));
-        }
-        while let Some(transmit) = self.catalog.poll_transmit() {
-            match transmit {
-                catalog::Transmit::Request { to, id, request, deadline } => {
-                    self.request(to, Question::Catalog(request.to_bytes()), deadline, Sent::Catalog(id));
-                }
-                catalog::Transmit::Response { token, response } => {
-                    let response = Reply::Catalog(response.to_bytes());
-                    self.outputs.push_back(Output::Response { token, response });
-                }
-            }
-        }
         self.membership(room, now)?;
+        if std::mem::take(&mut self.stirred) {
+            return self.settle(room, clocks);
+        }
         if self.stale {
             self.stale = false;
             self.views += 1;
             let view = self.swim.view(self.views);
             self.ring = view.ring().clone();
             room.peers = self.swim.members().map(|(_, record)| Arc::clone(record)).collect();
-            self.council.handle_view(&mut room.db, now, &view)?;
-            self.catalog.handle_view(&mut room.db, now, &Electors(&self.council), &view)?;
+            self.replica.handle(&mut room.db, now, replica::Input::View(Arc::new(view)))?;
             return self.settle(room, clocks);
         }
         while let Some(transmit) = self.swim.poll_transmit() {
@@ -591,23 +525,17 @@ impl Node {
 
     /// Tells membership what to say, and the others what it heard.
     fn membership(&mut self, room: &mut Room, now: Instant) -> Result<(), StorageError> {
-        self.swim.set_ready(self.council.standing().is_ok());
-        if let Some(constants) = self.council.constants() {
+        self.swim.set_ready(self.replica.council().standing().is_ok());
+        if let Some(constants) = self.replica.council().constants() {
             self.swim.set_constants(constants);
         }
-        self.swim.set_announcement(swim::Announcement {
-            seen_digest: self.catalog.seen_digest(),
-            database: self.council.database(),
-            mark: self.council.mark(),
-            roster: self.council.number().unwrap_or(0),
-        });
         while let Some(event) = self.swim.poll_event() {
             match event {
                 swim::Event::MemberChanged { .. } => self.stale = true,
                 swim::Event::Announced { node, announcement } => {
-                    let swim::Announcement { seen_digest, database, mark, roster } = announcement;
-                    self.council.handle_announcement(&mut room.db, now, node, roster, database, mark)?;
-                    self.catalog.handle_announcement(now, node, database, seen_digest);
+                    self.stirred = true;
+                    let input = replica::Input::Announced { from: node, announcement };
+                    self.replica.handle(&mut room.db, now, input)?;
                 }
                 swim::Event::StreamProbe { target, token } => {
                     let deadline = now + PROBE_DEADLINE;
@@ -615,7 +543,7 @@ impl Node {
                 }
                 swim::Event::PushPull { to } => {
                     let payload = self.swim.exchange_payload();
-                    self.request(to, Question::Exchange(payload), now + COUNCIL_DEADLINE, Sent::Exchange);
+                    self.request(to, Question::Exchange(payload), now + EXCHANGE_DEADLINE, Sent::Exchange);
                 }
                 swim::Event::IdInUse { .. }
                 | swim::Event::Refuted { .. }
@@ -625,46 +553,29 @@ impl Node {
         Ok(())
     }
 
-    fn council_event(
-        &mut self,
-        room: &mut Room,
-        now: Instant,
-        event: council::Event,
-    ) -> Result<(), StorageError> {
-        match event {
-            council::Event::Adopted(_)
-            | council::Event::FloorKnown
-            | council::Event::Ready(_)
-            | council::Event::DatabaseReplaced(_) => {
-                self.catalog.handle_roster(&mut room.db, now, &Electors(&self.council))
+    fn output(&mut self, room: &mut Room, clocks: Clocks, output: replica::Output) {
+        match output {
+            replica::Output::Completed(id, outcome) => {
+                if let Some(issued) = self.issued.remove(&id) {
+                    self.completed(room, clocks, issued, outcome);
+                }
             }
-            council::Event::Refused(_) => Ok(()),
-        }
-    }
-
-    fn catalog_event(
-        &mut self,
-        room: &mut Room,
-        clocks: Clocks,
-        event: catalog::Event,
-    ) -> Result<(), StorageError> {
-        match event {
-            catalog::Event::Completed { id, outcome } => {
-                let Some(issued) = self.issued.remove(&id) else { return Ok(()) };
-                self.completed(room, clocks, issued, outcome);
+            replica::Output::Request { to, id, request, deadline } => {
+                let question = Question::Replica(self.key, minicbor_bytes(&request));
+                self.request(to, question, clocks.now + deadline, Sent::Replica(id));
             }
-            catalog::Event::Written { dot, .. } => {
+            replica::Output::Response { token, response } => {
+                let response = Reply::Replica(minicbor_bytes(&response));
+                self.outputs.push_back(Output::Response { token, response });
+            }
+            replica::Output::Announce(announcement) => self.swim.set_announcement(announcement),
+            replica::Output::Written { dot, .. } => {
                 if let Some(version) = room.version(&dot) {
                     room.stored.push(version);
                 }
             }
-            catalog::Event::SeenChanged => self.council.handle_seen_grown(&mut room.db, clocks.now)?,
-            catalog::Event::Behind { from, number } => self.council.handle_behind(clocks.now, from, number),
-            catalog::Event::Ready(_)
-            | catalog::Event::Exchanged { .. }
-            | catalog::Event::Contradiction { .. } => {}
+            replica::Output::Roster(_) | replica::Output::Ready(_) | replica::Output::Refused(_) => {}
         }
-        Ok(())
     }
 
     fn completed(&mut self, room: &mut Room, clocks: Clocks, issued: Issued, outcome: Outcome) {
@@ -733,14 +644,16 @@ impl Process for Node {
             fresh_database: DatabaseId(id16(seat.seed, "database", unique)),
             seed: rng::word(seat.seed, "council", unique),
         };
-        let council = Council::open_with_faults(council, setup.council, &mut room.db, clocks.now)
-            .map_err(|_| Broken)?;
-        let mut config = catalog::Config::new(seat.id);
-        config.faults = setup.catalog;
-        let seed = rng::word(seat.seed, "catalog", unique);
-        let generation = rng::word(seat.seed, "generation", unique);
-        let catalog =
-            Catalog::open(config, &mut room.db, clocks.now, seed, generation).map_err(|_| Broken)?;
+        let mut catalog = catalog::Config::new(seat.id);
+        catalog.faults = setup.catalog;
+        let config = replica::Config {
+            council,
+            catalog,
+            council_faults: setup.council,
+            seed: rng::word(seat.seed, "catalog", unique),
+            generation: rng::word(seat.seed, "generation", unique),
+        };
+        let replica = Replica::open(config, &mut room.db, clocks.now).map_err(|_| Broken)?;
         let founder = seat.place == 0 && seat.run == 1;
         let seeds = if founder { vec![] } else { (0..2).filter(|p| *p != seat.place).map(address).collect() };
         let swim = swim::Config {
@@ -761,17 +674,17 @@ impl Process for Node {
             period: Duration::from_millis(500),
             seeds,
             peers: room.peers.clone(),
-            constants: council.constants(),
+            constants: replica.council().constants(),
         };
         let swim = Swim::new(clocks.now, swim, rng::stream(seat.seed, "swim", unique));
         let mut node = Self {
             setup: *setup,
             key,
-            council,
-            catalog,
+            replica,
             swim,
             views: 0,
             stale: true,
+            stirred: false,
             ring: Ring::default(),
             roster_ring: (u64::MAX, Ring::default()),
             sent: BTreeMap::new(),
@@ -785,9 +698,8 @@ impl Process for Node {
             seat,
         };
         let opened = (|| {
-            node.catalog.handle_roster(&mut room.db, clocks.now, &Electors(&node.council))?;
             node.settle(room, clocks)?;
-            node.council.note_commit(&mut room.db)
+            node.replica.before_commit(&mut room.db)
         })();
         opened.map_err(|_: StorageError| Broken)?;
         room.db.commit();
@@ -797,7 +709,7 @@ impl Process for Node {
     fn handle(&mut self, room: &mut Room, clocks: Clocks, input: Input<Self>) -> Result<(), Broken> {
         room.db.begin();
         let done = self.input(room, clocks, input).and_then(|()| self.settle(room, clocks)).and_then(|()| {
-            if room.db.changes() > 0 { self.council.note_commit(&mut room.db) } else { Ok(()) }
+            if room.db.changes() > 0 { self.replica.before_commit(&mut room.db) } else { Ok(()) }
         });
         if done.is_err() || (room.db.changes() > 0 && std::mem::take(&mut room.fails)) {
             room.db.rollback();
@@ -805,16 +717,6 @@ impl Process for Node {
             return Err(Broken);
         }
         room.db.commit();
-        if self.poll_timeout().is_some_and(|t| t <= clocks.now) && std::env::var("SPIN").is_ok() {
-            eprintln!(
-                "{:?} council {:?} catalog {:?} swim {:?} placements {:?}",
-                clocks.now,
-                self.council.poll_timeout(),
-                self.catalog.poll_timeout(),
-                self.swim.poll_timeout(),
-                self.placements.values().map(|(_, p, _)| p.poll_timeout()).collect::<Vec<_>>()
-            );
-        }
         Ok(())
     }
 
@@ -824,8 +726,7 @@ impl Process for Node {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let placements = self.placements.values().filter_map(|(_, p, _)| p.poll_timeout());
-        let council = Some(self.council.poll_timeout());
-        let machines = [council, self.catalog.poll_timeout(), self.swim.poll_timeout()];
+        let machines = [self.replica.poll_timeout(), self.swim.poll_timeout()];
         placements.chain(machines.into_iter().flatten()).chain([self.next_sweep]).min()
     }
 
@@ -834,7 +735,7 @@ impl Process for Node {
     }
 
     fn ready(&self) -> Result<(), String> {
-        self.council.standing()
+        self.replica.council().standing()
     }
 
     fn membership(&self) -> u64 {
@@ -848,8 +749,32 @@ impl Process for Node {
         members.value()
     }
 
+    fn describe(&self) -> String {
+        let seen: Vec<String> = self
+            .replica
+            .catalog()
+            .seen()
+            .iter()
+            .map(|(origin, set)| {
+                format!("{origin} to {} and {:?}", set.prefix(), set.above().collect::<Vec<_>>())
+            })
+            .collect();
+        let roster = self.replica.council().roster().map_or(0, |roster| roster.number);
+        let members: Vec<String> = self
+            .swim
+            .members()
+            .map(|(state, record)| {
+                let statement = record.statement();
+                let heard = self.swim.announcement_of(&statement.id).is_some();
+                let key = statement.metadata.key[0];
+                format!("{} {state:?} {} key {key:02x} heard {heard}", statement.id, statement.incarnation)
+            })
+            .collect();
+        format!("{} at roster {roster} has seen {seen:?}, members {members:?}", self.seat.id)
+    }
+
     fn replicas(&self) -> usize {
-        self.council.replicas()
+        self.replica.council().replicas()
     }
 }
 

@@ -248,6 +248,10 @@ pub trait Process: Sized + 'static {
     fn membership(&self) -> u64 {
         0
     }
+    /// Its state in a few words, for whoever looks into a failure.
+    fn describe(&self) -> String {
+        String::new()
+    }
     /// N, as its roster has it.
     fn replicas(&self) -> usize;
 }

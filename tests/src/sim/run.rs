@@ -184,8 +184,10 @@ pub fn run<P: Process>(plan: &Plan, config: P::Config) -> Report {
     Run::<P>::new(plan, config).to_end()
 }
 
-/// Leaves out faults and questions for as long as the run still fails.
+/// Leaves out faults and questions for as long as the run still breaks the same invariant.
 pub fn shrink<P: Process>(plan: &Plan, config: &P::Config, attempts: usize) -> Plan {
+    let broken = |plan: &Plan| run::<P>(plan, config.clone()).violations.first().map(|v| v.invariant);
+    let first = broken(plan);
     let mut best = plan.clone();
     let mut left = attempts;
     let mut piece = (best.faults.len() + best.questions.len()).div_ceil(2);
@@ -202,10 +204,10 @@ pub fn shrink<P: Process>(plan: &Plan, config: &P::Config, attempts: usize) -> P
             };
             smaller.faults.retain(|_| keep());
             smaller.questions.retain(|_| keep());
-            if run::<P>(&smaller, config.clone()).violations.is_empty() {
-                at += piece;
-            } else {
+            if broken(&smaller) == first {
                 best = smaller;
+            } else {
+                at += piece;
             }
         }
         piece /= 2;
@@ -385,7 +387,10 @@ impl<P: Process> Run<P> {
                 return Ok(());
             }
             if self.world.now() >= deadline {
-                return Err(self.violation("I17", format!("not ready after {phase}: {reasons:?}")));
+                let states: Vec<String> =
+                    self.world.nodes.iter().filter_map(|n| Some(n.process.as_ref()?.describe())).collect();
+                let states = states.join("\n");
+                return Err(self.violation("I17", format!("not ready after {phase}: {reasons:?}\n{states}")));
             }
             self.advance(LOOK);
         }
@@ -459,10 +464,16 @@ impl<P: Process> Run<P> {
             Durability::Quorum => replicas / 2 + 1,
             Durability::All => replicas,
         };
-        let know = self.world.nodes.iter().filter(|n| n.durable.knows(version)).count();
+        // What was durable and is lost since the operation began had been durable all the same.
+        let began = self.clients.began(operation);
+        let lost = |place: Place| self.lost.get(&place).is_some_and(|at| *at >= began);
+        let count = |has: &dyn Fn(&P::Durable) -> bool| {
+            let nodes = self.world.nodes.iter().enumerate();
+            nodes.filter(|(place, node)| has(&node.durable) || lost(*place)).count()
+        };
+        let know = count(&|durable| durable.knows(version));
         let chunk = version.content.as_ref().map(|c| c.root);
-        let hold =
-            chunk.map_or(needed, |chunk| self.world.nodes.iter().filter(|n| n.durable.holds(&chunk)).count());
+        let hold = chunk.map_or(needed, |chunk| count(&|durable| durable.holds(&chunk)));
         if know < needed || hold < needed {
             let detail = format!(
                 "operation {operation} ({}, {durability:?}) was acknowledged with {know} durable versions and \
