@@ -200,12 +200,12 @@ impl Node {
         &self.client
     }
 
-    /// Whole chunk files on its disk, with their sizes.
-    pub fn chunk_files(&self) -> BTreeMap<String, u64> {
+    /// Files below `chunks/` on its disk, by name.
+    pub fn chunk_files(&self) -> BTreeMap<String, PathBuf> {
         let mut found = BTreeMap::new();
         walk(&self.data.join("chunks"), &mut |path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            found.insert(name, path.metadata().map_or(0, |m| m.len()));
+            found.insert(name, path.to_owned());
         });
         found
     }

@@ -6,6 +6,7 @@ mod bad_input;
 mod basics;
 mod conditional;
 mod crashes;
+mod databases;
 mod deaths;
 mod joins;
 mod vectors;
