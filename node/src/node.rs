@@ -30,7 +30,7 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::gateway;
 use crate::gossip;
-use crate::replication::catalog::Driver;
+use crate::replication::catalog::{Backlog, Driver};
 use crate::replication::chunks::Chunks;
 use crate::replication::electorate::Electors;
 use crate::replication::sender::Sender;
@@ -85,8 +85,11 @@ impl Node {
             .with_context(|| format!("HTTP_PORT: listen on {bind}:{}", config.network.http_port))?;
         let http_port = listener.local_addr()?.port();
 
-        let settings =
-            store::Config { data_dir: config.node.data_dir.clone(), min_free: config.storage.min_free, node: id };
+        let settings = store::Config {
+            data_dir: config.node.data_dir.clone(),
+            min_free: config.storage.min_free,
+            node: id,
+        };
         let (store, opened) = tokio::task::spawn_blocking(move || Store::open(settings))
             .await?
             .context("DATA_DIR: open the data directory")?;
@@ -115,8 +118,8 @@ impl Node {
             limits: swarm::Limits::default(),
         };
         let chunk_store = Arc::new(roads::Doors(store.clone()));
-        let (swarm, inbound, transfer_addr) =
-            swarm::start(swarm_config, view.clone(), chunk_store).context("TRANSFER_PORT: start the transfer port")?;
+        let (swarm, inbound, transfer_addr) = swarm::start(swarm_config, view.clone(), chunk_store)
+            .context("TRANSFER_PORT: start the transfer port")?;
 
         let gossip_config = gossip::Config {
             swim: swim::Config {
@@ -153,7 +156,11 @@ impl Node {
                 capacity,
                 replication_factor: config.storage.replication_factor,
                 forget_after: config.timing.forget_after,
-                founding: if founds { Founding::Found { cluster: ClusterId(random()?) } } else { Founding::Join },
+                founding: if founds {
+                    Founding::Found { cluster: ClusterId(random()?) }
+                } else {
+                    Founding::Join
+                },
                 fresh_database: DatabaseId(random()?),
                 seed: random_u64()?,
             },
@@ -163,11 +170,13 @@ impl Node {
             generation: random_u64()?,
         };
         let (outputs, replica_outputs) = mpsc::unbounded_channel();
-        let installing = store.clone();
+        let backlog = Backlog::default();
+        let (installing, growing) = (store.clone(), backlog.clone());
         let seat = tokio::task::spawn_blocking(move || {
             installing.install(
                 move |storage, now| Replica::open(replica, storage, now).map(roads::Seated),
                 move |batch: Vec<Output>| {
+                    growing.grow(batch.len());
                     // Once nobody carries outputs out, the node is stopping.
                     let _ = outputs.send(batch);
                 },
@@ -181,7 +190,7 @@ impl Node {
         let (events, _) = broadcast::channel(EVENTS);
         let (driver, catalog) = Driver::new(
             seat,
-            replica_outputs,
+            (replica_outputs, backlog),
             swarm.clone(),
             gossip.clone(),
             electors_source,
@@ -203,7 +212,13 @@ impl Node {
 
         // The replica's outputs are carried out until the store ends, after all other tasks.
         tokio::spawn(driver.run());
-        tasks.spawn(roads::views(gossip.view(), view_source, catalog.clone(), metrics.clone(), tasks.stop().clone()));
+        tasks.spawn(roads::views(
+            gossip.view(),
+            view_source,
+            catalog.clone(),
+            metrics.clone(),
+            tasks.stop().clone(),
+        ));
         tasks.spawn(
             roads::GossipEvents {
                 inbox: gossip_events,
@@ -231,9 +246,16 @@ impl Node {
             }
             .run(),
         );
-        tasks.spawn(roads::measure(store.clone(), gossip.clone(), electors.clone(), metrics.clone(), tasks.stop().clone()));
+        tasks.spawn(roads::measure(
+            store.clone(),
+            gossip.clone(),
+            electors.clone(),
+            metrics.clone(),
+            tasks.stop().clone(),
+        ));
 
-        let chunk_size = ChunkSize::from_bytes(config.storage.chunk_size).map_err(|e| anyhow!("CHUNK_SIZE_MB: {e}"))?;
+        let chunk_size =
+            ChunkSize::from_bytes(config.storage.chunk_size).map_err(|e| anyhow!("CHUNK_SIZE_MB: {e}"))?;
         let service = Service::new(Parts {
             store: store.clone(),
             catalog,
@@ -245,7 +267,8 @@ impl Node {
             events,
             queue_grew,
         });
-        let ports = Ports { http_port, gossip_port: gossip.local_addr().port(), transfer_port: transfer_addr.port() };
+        let ports =
+            Ports { http_port, gossip_port: gossip.local_addr().port(), transfer_port: transfer_addr.port() };
         write_addresses(&config, ports).await?;
         info!(node = %id, founds, http_port, gossip_port = ports.gossip_port, transfer_port = ports.transfer_port, "started");
         let gateway = gateway::Config::new(&config.network, &config.security);

@@ -13,13 +13,16 @@ use kepler_protocol::api::Durability;
 use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::quorum::{self, Placement};
+use kepler_protocol::roster::Roster;
 use kepler_protocol::version::Dot;
 use kepler_protocol::view::{State, View};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
+use super::budget::Budget;
 use super::electorate::Electors;
-use crate::store::{self, Store};
+use crate::store::{self, QueueRow, Store};
 use crate::swarm::{self, TransferError};
 use crate::tasks::Tasks;
 
@@ -30,7 +33,28 @@ const HEDGE_AFTER: Duration = Duration::from_millis(400);
 const FALLBACKS: usize = 8;
 
 /// Within this a placement has succeeded or is refused.
-const PLACEMENT_DEADLINE: Duration = Duration::from_secs(9);
+pub const PLACEMENT_DEADLINE: Duration = Duration::from_secs(9);
+
+/// Bytes of chunks that uploads have under way at once, over all clients.
+const UPLOAD_BYTES: usize = 32 << 20;
+
+/// Bytes of chunks fetched ahead of readers, over all clients; what a reader waits for now comes on top.
+const READ_AHEAD_BYTES: usize = 32 << 20;
+
+/// Bytes of chunks still on their way to stragglers after the answer was given.
+const STRAGGLING_BYTES: usize = 16 << 20;
+
+/// Bytes of chunks on their way to whom they are owed, over all targets.
+const BACKGROUND_BYTES: usize = 16 << 20;
+
+/// What a chunk of unknown size counts for in a budget, in bytes.
+const UNKNOWN_BYTES: usize = 4 << 20;
+
+/// Repairs that readers queue at the same time; further ones are left to the next reader.
+const REPAIRS_AT_ONCE: usize = 64;
+
+/// How long a straggler is sent to after the answer; the queue owes it the chunk in any case.
+const STRAGGLE_FOR: Duration = Duration::from_secs(10);
 
 /// Why a chunk did not reach its durability.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +83,13 @@ pub enum PlaceError {
 
 /// No reachable member has an intact copy of a chunk.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("no node that answers has an intact copy of chunk {0}")]
-pub struct Unavailable(pub ChunkId);
+#[error("no node that answers has an intact copy of chunk {id}")]
+pub struct Unavailable {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Every member of the roster, this node included, answered that it has not.
+    pub nowhere: bool,
+}
 
 /// Where a chunk went.
 #[derive(Clone, Debug)]
@@ -107,6 +136,21 @@ struct Inner {
     tasks: Tasks,
     /// Smoothed seconds that fetches from each member took.
     latency: Mutex<BTreeMap<NodeId, f64>>,
+    uploads: Budget,
+    read_ahead: Budget,
+    stragglers: Budget,
+    background: Budget,
+    /// Repairs that readers are queueing.
+    repairs: Arc<Semaphore>,
+}
+
+/// A copy under way to a peer is given up with whoever waits for it.
+struct CutOnDrop(AbortHandle);
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Chunks {
@@ -121,7 +165,26 @@ impl Chunks {
         tasks: Tasks,
     ) -> Self {
         let latency = Mutex::new(BTreeMap::new());
-        Self { inner: Arc::new(Inner { me, ack_grace, store, swarm, view, electors, tasks, latency }) }
+        let (uploads, read_ahead) = (Budget::new(UPLOAD_BYTES), Budget::new(READ_AHEAD_BYTES));
+        let (stragglers, background) = (Budget::new(STRAGGLING_BYTES), Budget::new(BACKGROUND_BYTES));
+        let repairs = Arc::new(Semaphore::new(REPAIRS_AT_ONCE));
+        Self {
+            inner: Arc::new(Inner {
+                me,
+                ack_grace,
+                store,
+                swarm,
+                view,
+                electors,
+                tasks,
+                latency,
+                uploads,
+                read_ahead,
+                stragglers,
+                background,
+                repairs,
+            }),
+        }
     }
 
     /// The present view.
@@ -129,21 +192,37 @@ impl Chunks {
         self.inner.view.borrow().clone()
     }
 
+    /// What uploads share.
+    pub fn uploads(&self) -> &Budget {
+        &self.inner.uploads
+    }
+
+    /// What fetching ahead of readers shares.
+    pub fn read_ahead(&self) -> &Budget {
+        &self.inner.read_ahead
+    }
+
     /// This node.
     pub fn me(&self) -> NodeId {
         self.inner.me
     }
 
-    /// Brings a chunk to its owners under `dot`, as `durability` asks.
+    /// Brings a chunk to its owners under `dot`, as `durability` asks, within `within` and
+    /// [`PLACEMENT_DEADLINE`].
+    ///
+    /// Copies to peers that are still under way then are given up if it failed, and go on for a
+    /// while if it succeeded and there is memory for them. A copy to this node's disk goes on in any
+    /// case: cut off, it would leave a file without its row.
     ///
     /// # Errors
-    /// [`PlaceError::NoQuorum`] if too few acknowledged within ten seconds, or what made this
-    /// node's own copy fail if that is why.
+    /// [`PlaceError::NoQuorum`] if too few acknowledged in time, or what made this node's own copy
+    /// fail if that is why.
     pub async fn place(
         &self,
         source: Source,
         dot: Dot,
         durability: Durability,
+        within: Duration,
     ) -> Result<Placed, PlaceError> {
         let id = source.id();
         let inner = &self.inner;
@@ -154,7 +233,7 @@ impl Chunks {
         let config = quorum::Config {
             majority,
             ack_grace: inner.ack_grace,
-            deadline: PLACEMENT_DEADLINE,
+            deadline: within.min(PLACEMENT_DEADLINE),
             ..quorum::Config::new(durability, wanted)
         };
         let mut machine =
@@ -164,13 +243,21 @@ impl Chunks {
         loop {
             while let Some(target) = machine.poll_transmit() {
                 let (chunks, source) = (self.clone(), source.clone());
-                // Spawned, so that a copy to a straggler goes on after the answer was given.
                 let attempt = inner.tasks.spawn(async move { chunks.copy_to(target, source, dot).await });
-                attempts.push(async move { (target, attempt.await) });
+                let cut = (target != inner.me).then(|| CutOnDrop(attempt.abort_handle()));
+                attempts.push(async move {
+                    let result = attempt.await;
+                    drop(cut);
+                    (target, result)
+                });
             }
             match machine.outcome() {
                 Some(quorum::Outcome::Done { acked, owed }) => {
-                    return Ok(Placed { id, acked: acked.clone(), owed: owed.clone() });
+                    let placed = Placed { id, acked: acked.clone(), owed: owed.clone() };
+                    if let Source::Chunk(chunk) = &source {
+                        self.spare(attempts, chunk.bytes().len());
+                    }
+                    return Ok(placed);
                 }
                 Some(quorum::Outcome::Failed { answered, needed }) => {
                     return Err(local_failure
@@ -199,6 +286,24 @@ impl Chunks {
         }
     }
 
+    /// Lets copies to stragglers go on, as far as memory allows; the rest is for the queue alone.
+    fn spare<T: Send + 'static>(
+        &self,
+        mut attempts: FuturesUnordered<impl Future<Output = T> + Send + 'static>,
+        bytes: usize,
+    ) {
+        if attempts.is_empty() {
+            return;
+        }
+        let Some(share) = self.inner.stragglers.try_take(bytes) else { return };
+        let stop = self.inner.tasks.stop().clone();
+        self.inner.tasks.spawn(async move {
+            let _share = share;
+            let finishing = stop.run_until_cancelled(async { while attempts.next().await.is_some() {} });
+            let _ = tokio::time::timeout(STRAGGLE_FOR, finishing).await;
+        });
+    }
+
     async fn copy_to(&self, target: NodeId, source: Source, dot: Dot) -> Result<(), PlaceError> {
         let inner = &self.inner;
         if target == inner.me {
@@ -208,7 +313,7 @@ impl Chunks {
                     if matches!(inner.store.adopt(id, &[dot]).await, Ok(true)) {
                         return Ok(());
                     }
-                    self.fetch(id).await?
+                    self.fetch(id, None).await?
                 }
             };
             return inner.store.put(chunk, &[dot]).await.map_err(PlaceError::from);
@@ -219,45 +324,83 @@ impl Chunks {
                 if matches!(inner.swarm.adopt(target, id, &[dot]).await, Ok(true)) {
                     return Ok(());
                 }
-                self.fetch(id).await?
+                self.fetch(id, None).await?
             }
         };
         inner.swarm.push(target, chunk, &[dot]).await.map_err(PlaceError::from)
     }
 
-    /// Sends a chunk that is owed to `target`, from here or from wherever it is.
+    /// Sends a chunk that is owed to `target`, from here or from wherever it is. What is owed to this
+    /// node is fetched.
     ///
     /// # Errors
     /// When no copy can be had, or the target does not take it.
     pub async fn deliver(&self, target: NodeId, id: ChunkId, dots: &[Dot]) -> anyhow::Result<()> {
         let inner = &self.inner;
+        if target == inner.me {
+            if matches!(inner.store.adopt(id, dots).await, Ok(true)) {
+                return Ok(());
+            }
+            let _share = inner.background.take(UNKNOWN_BYTES).await;
+            let chunk = self.fetch(id, None).await?;
+            return Ok(inner.store.put(chunk, dots).await?);
+        }
         if inner.swarm.adopt(target, id, dots).await? {
             return Ok(());
         }
-        let chunk = self.fetch(id).await?;
+        let _share = inner.background.take(UNKNOWN_BYTES).await;
+        let chunk = self.fetch(id, None).await?;
         Ok(inner.swarm.push(target, chunk, dots).await?)
     }
 
     /// A chunk from here or from another member, verified.
     ///
     /// Owners are asked first, those that answered fastest first among them; then the nodes onward
-    /// clockwise, then every reachable member. A slow one is hedged by the next.
+    /// clockwise, then every reachable member. A slow one is hedged by the next. Where `reader` names
+    /// the version that is read, owners that turn out not to have the chunk are owed it from then on.
     ///
     /// # Errors
     /// [`Unavailable`] if nobody who answers has an intact copy.
-    pub async fn fetch(&self, id: ChunkId) -> Result<Chunk, Unavailable> {
-        match self.read_local(id).await {
-            Local::Intact(chunk) => Ok(chunk),
-            Local::Missing => self.fetch_remote(id).await,
-            Local::Quarantined => {
-                let chunk = self.fetch_remote(id).await?;
+    pub async fn fetch(&self, id: ChunkId, reader: Option<Dot>) -> Result<Chunk, Unavailable> {
+        let local = self.read_local(id).await;
+        if let Local::Intact(chunk) = local {
+            return Ok(chunk);
+        }
+        let mut lacking = vec![self.inner.me];
+        let found = self.fetch_remote(id, &mut lacking).await;
+        if let Ok(chunk) = &found {
+            if matches!(local, Local::Quarantined) {
                 // The references survived the quarantine; the bytes come back under them.
                 if let Err(error) = self.inner.store.put(chunk.clone(), &[]).await {
                     warn!(chunk = %id, %error, "could not replace a quarantined chunk");
                 }
-                Ok(chunk)
+            } else if let Some(dot) = reader {
+                self.owe(id, dot, &lacking);
             }
         }
+        found
+    }
+
+    /// Queues a chunk for the owners among `lacking`. Nobody waits for it, and where much is being
+    /// queued already the next reader finds out again.
+    fn owe(&self, id: ChunkId, dot: Dot, lacking: &[NodeId]) {
+        let owners = self.inner.electors.borrow().owners(id.key());
+        let rows: Vec<QueueRow> = owners
+            .into_iter()
+            .filter(|owner| lacking.contains(owner))
+            .map(|target| QueueRow { chunk: id, target, dot })
+            .collect();
+        if rows.is_empty() {
+            return;
+        }
+        let Ok(permit) = self.inner.repairs.clone().try_acquire_owned() else { return };
+        let store = self.inner.store.clone();
+        self.inner.tasks.spawn(async move {
+            let _permit = permit;
+            if let Err(error) = store.enqueue(rows).await {
+                warn!(chunk = %id, %error, "could not queue a repair");
+            }
+        });
     }
 
     async fn read_local(&self, id: ChunkId) -> Local {
@@ -279,14 +422,17 @@ impl Chunks {
         }
     }
 
-    async fn fetch_remote(&self, id: ChunkId) -> Result<Chunk, Unavailable> {
+    /// Adds to `lacking` who answered that it has no intact copy.
+    async fn fetch_remote(&self, id: ChunkId, lacking: &mut Vec<NodeId>) -> Result<Chunk, Unavailable> {
         let mut candidates = self.candidates(id).into_iter();
         let mut attempts = FuturesUnordered::new();
         loop {
             if let Some(peer) = candidates.next() {
                 attempts.push(self.fetch_from(peer, id));
             } else if attempts.is_empty() {
-                return Err(Unavailable(id));
+                let electors = self.inner.electors.borrow();
+                let everybody = |roster: &Arc<Roster>| roster.members.keys().all(|m| lacking.contains(m));
+                return Err(Unavailable { id, nowhere: electors.roster().is_some_and(everybody) });
             }
             let hedge = tokio::time::sleep(HEDGE_AFTER);
             tokio::pin!(hedge);
@@ -296,6 +442,9 @@ impl Chunks {
                         Ok(chunk) => return Ok(chunk),
                         Err(error) => {
                             debug!(chunk = %id, %peer, %error, "fetching a chunk failed");
+                            if matches!(error, TransferError::Missing | TransferError::Corrupt) {
+                                lacking.push(peer);
+                            }
                             break;
                         }
                     },
