@@ -31,7 +31,7 @@ use crate::config::Config;
 use crate::gateway;
 use crate::gossip;
 use crate::replication::catalog::{Backlog, Driver};
-use crate::replication::chunks::Chunks;
+use crate::replication::chunks::{self, Chunks};
 use crate::replication::electorate::Electors;
 use crate::replication::sender::Sender;
 use crate::service::cluster::ClusterService;
@@ -117,7 +117,8 @@ impl Node {
             listen: SocketAddr::new(bind, config.network.transfer_port),
             limits: swarm::Limits::default(),
         };
-        let chunk_store = Arc::new(roads::Doors(store.clone()));
+        let metrics = Arc::new(Metrics::new());
+        let chunk_store = Arc::new(roads::Doors { store: store.clone(), metrics: metrics.clone() });
         let (swarm, inbound, transfer_addr) = swarm::start(swarm_config, view.clone(), chunk_store)
             .context("TRANSFER_PORT: start the transfer port")?;
 
@@ -197,18 +198,18 @@ impl Node {
             events.clone(),
             tasks.clone(),
         );
-        let chunks = Chunks::new(
-            id,
-            config.timing.ack_grace,
-            store.clone(),
-            swarm.clone(),
-            view.clone(),
-            electors.clone(),
-            tasks.clone(),
-        );
+        let chunks = Chunks::new(chunks::Parts {
+            me: id,
+            ack_grace: config.timing.ack_grace,
+            store: store.clone(),
+            swarm: swarm.clone(),
+            view: view.clone(),
+            electors: electors.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        });
         let cluster = Arc::new(ClusterService::new(id, view.clone(), swarm.clone()));
         let queue_grew = Arc::new(Notify::new());
-        let metrics = Arc::new(Metrics::new());
 
         // The replica's outputs are carried out until the store ends, after all other tasks.
         tokio::spawn(driver.run());
@@ -242,6 +243,7 @@ impl Node {
                 view,
                 grew: queue_grew.clone(),
                 events: events.clone(),
+                metrics: metrics.clone(),
                 tasks: tasks.clone(),
             }
             .run(),
@@ -249,6 +251,7 @@ impl Node {
         tasks.spawn(roads::measure(
             store.clone(),
             gossip.clone(),
+            swarm.clone(),
             electors.clone(),
             metrics.clone(),
             tasks.stop().clone(),

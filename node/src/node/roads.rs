@@ -8,6 +8,7 @@ use kepler_protocol::api;
 use kepler_protocol::catalog::storage::{self, Storage};
 use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::replica::{Input, Output, Replica};
+use kepler_protocol::swim;
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
 use kepler_protocol::view::View;
@@ -64,7 +65,10 @@ impl Resident for Seated {
 }
 
 /// The store as peers meet it.
-pub(super) struct Doors(pub(super) Store);
+pub(super) struct Doors {
+    pub(super) store: Store,
+    pub(super) metrics: Arc<Metrics>,
+}
 
 fn refuse(error: &store::WriteError) -> Refusal {
     match error {
@@ -96,18 +100,19 @@ impl std::fmt::Display for Chain<'_> {
 #[async_trait::async_trait]
 impl swarm::ChunkStore for Doors {
     async fn receive(&self, id: ChunkId, size: u64) -> Result<Box<dyn swarm::Incoming>, Refusal> {
-        let incoming = self.0.receive(id, size).await.map_err(|e| refuse(&e))?;
+        let incoming = self.store.receive(id, size).await.map_err(|e| refuse(&e))?;
         Ok(Box::new(Arriving(incoming)))
     }
 
     async fn adopt(&self, id: ChunkId, dots: Vec<Dot>) -> Result<bool, Refusal> {
-        match self.0.adopt(id, &dots).await {
+        match self.store.adopt(id, &dots).await {
             Ok(here) => Ok(here),
             Err(store::ReadError::Missing(_)) => Ok(false),
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
+                self.metrics.disk.quarantined.inc();
                 // The peer sends a good copy in its place.
-                self.0.quarantine(id).await.map_err(|e| refuse(&e))?;
+                self.store.quarantine(id).await.map_err(|e| refuse(&e))?;
                 Ok(false)
             }
             Err(error) => {
@@ -118,12 +123,13 @@ impl swarm::ChunkStore for Doors {
     }
 
     async fn read(&self, id: ChunkId) -> Result<Option<Chunk>, Refusal> {
-        match self.0.read(id).await {
+        match self.store.read(id).await {
             Ok(chunk) => Ok(Some(chunk)),
             Err(store::ReadError::Missing(_)) => Ok(None),
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
-                self.0.quarantine(id).await.map_err(|e| refuse(&e))?;
+                self.metrics.disk.quarantined.inc();
+                self.store.quarantine(id).await.map_err(|e| refuse(&e))?;
                 Err(Refusal::Corrupt)
             }
             Err(error) => {
@@ -134,7 +140,7 @@ impl swarm::ChunkStore for Doors {
     }
 
     async fn held(&self, ids: Vec<ChunkId>) -> Result<Vec<bool>, Refusal> {
-        match self.0.held(ids).await {
+        match self.store.held(ids).await {
             Ok(held) => Ok(held.iter().map(Option::is_some).collect()),
             Err(error) => {
                 warn!(%error, "could not look chunks up for a peer");
@@ -272,10 +278,13 @@ pub(super) async fn inbound(
 pub(super) async fn measure(
     store: Store,
     gossip: gossip::Handle,
+    swarm: swarm::Handle,
     electors: watch::Receiver<Electors>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
+    // What the gossip thread had dropped when it was last asked.
+    let mut dropped = 0;
     loop {
         if let Ok(usage) = store.usage().await {
             metrics.disk.set(usage.chunks, usage.bytes, usage.free);
@@ -291,7 +300,14 @@ pub(super) async fn measure(
                 .roster
                 .set(electors.roster().map_or(0, |r| i64::try_from(r.number).unwrap_or(i64::MAX)));
         }
-        let _ = gossip.counters().await;
+        if let Ok((counters, _)) = gossip.counters().await {
+            let swim::Counters { unopened, misaddressed, malformed, replayed, foreign, forged, .. } =
+                counters;
+            let total = unopened + misaddressed + malformed + replayed + foreign + forged;
+            metrics.membership.datagrams_dropped.inc_by(total.saturating_sub(dropped));
+            dropped = total;
+        }
+        metrics.transfers.in_flight.set(i64::try_from(swarm.stats().in_flight).unwrap_or(i64::MAX));
         if stop.run_until_cancelled(tokio::time::sleep(MEASURE_EVERY)).await.is_none() {
             return;
         }

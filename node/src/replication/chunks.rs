@@ -14,6 +14,7 @@ use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::quorum::{self, Placement};
 use kepler_protocol::roster::Roster;
+use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
 use kepler_protocol::view::{State, View};
 use tokio::sync::{Semaphore, watch};
@@ -25,6 +26,7 @@ use super::electorate::Electors;
 use crate::store::{self, QueueRow, Store};
 use crate::swarm::{self, TransferError};
 use crate::tasks::Tasks;
+use crate::telemetry::{Direction, Metrics, Purpose};
 
 /// How long the best replica has before a second one is asked beside it.
 const HEDGE_AFTER: Duration = Duration::from_millis(400);
@@ -133,6 +135,7 @@ struct Inner {
     swarm: swarm::Handle,
     view: watch::Receiver<Arc<View>>,
     electors: watch::Receiver<Electors>,
+    metrics: Arc<Metrics>,
     tasks: Tasks,
     /// Smoothed seconds that fetches from each member took.
     latency: Mutex<BTreeMap<NodeId, f64>>,
@@ -153,38 +156,47 @@ impl Drop for CutOnDrop {
     }
 }
 
+/// What the way to chunks is made of.
+pub struct Parts {
+    /// This node.
+    pub me: NodeId,
+    /// `ACK_GRACE_MS`.
+    pub ack_grace: Duration,
+    /// The disk.
+    pub store: Store,
+    /// The other nodes.
+    pub swarm: swarm::Handle,
+    /// Who is here.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Who votes.
+    pub electors: watch::Receiver<Electors>,
+    /// What moved.
+    pub metrics: Arc<Metrics>,
+    /// Where tasks are spawned.
+    pub tasks: Tasks,
+}
+
 impl Chunks {
     /// The way to chunks of one node.
-    pub fn new(
-        me: NodeId,
-        ack_grace: Duration,
-        store: Store,
-        swarm: swarm::Handle,
-        view: watch::Receiver<Arc<View>>,
-        electors: watch::Receiver<Electors>,
-        tasks: Tasks,
-    ) -> Self {
-        let latency = Mutex::new(BTreeMap::new());
-        let (uploads, read_ahead) = (Budget::new(UPLOAD_BYTES), Budget::new(READ_AHEAD_BYTES));
-        let (stragglers, background) = (Budget::new(STRAGGLING_BYTES), Budget::new(BACKGROUND_BYTES));
-        let repairs = Arc::new(Semaphore::new(REPAIRS_AT_ONCE));
-        Self {
-            inner: Arc::new(Inner {
-                me,
-                ack_grace,
-                store,
-                swarm,
-                view,
-                electors,
-                tasks,
-                latency,
-                uploads,
-                read_ahead,
-                stragglers,
-                background,
-                repairs,
-            }),
-        }
+    pub fn new(parts: Parts) -> Self {
+        let Parts { me, ack_grace, store, swarm, view, electors, metrics, tasks } = parts;
+        let inner = Inner {
+            me,
+            ack_grace,
+            store,
+            swarm,
+            view,
+            electors,
+            metrics,
+            tasks,
+            latency: Mutex::default(),
+            uploads: Budget::new(UPLOAD_BYTES),
+            read_ahead: Budget::new(READ_AHEAD_BYTES),
+            stragglers: Budget::new(STRAGGLING_BYTES),
+            background: Budget::new(BACKGROUND_BYTES),
+            repairs: Arc::new(Semaphore::new(REPAIRS_AT_ONCE)),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The present view.
@@ -327,7 +339,32 @@ impl Chunks {
                 self.fetch(id, None).await?
             }
         };
-        inner.swarm.push(target, chunk, &[dot]).await.map_err(PlaceError::from)
+        self.push(target, chunk, &[dot], Purpose::Client).await.map_err(PlaceError::from)
+    }
+
+    async fn push(
+        &self,
+        target: NodeId,
+        chunk: Chunk,
+        dots: &[Dot],
+        purpose: Purpose,
+    ) -> Result<(), TransferError> {
+        let inner = &self.inner;
+        let (bytes, started) = (chunk.bytes().len() as u64, inner.store.now());
+        let result = inner.swarm.push(target, chunk, dots).await;
+        self.count(Direction::Out, purpose, result.is_ok().then_some(bytes), started);
+        result
+    }
+
+    /// Counts a transfer: how many bytes it moved, or `None` where it failed.
+    fn count(&self, direction: Direction, purpose: Purpose, moved: Option<u64>, started: Instant) {
+        let transfers = &self.inner.metrics.transfers;
+        match moved {
+            Some(bytes) => {
+                transfers.moved(direction, purpose, bytes, (self.inner.store.now() - started).as_secs_f64());
+            }
+            None => transfers.failed(direction, purpose),
+        }
     }
 
     /// Sends a chunk that is owed to `target`, from here or from wherever it is. What is owed to this
@@ -350,7 +387,7 @@ impl Chunks {
         }
         let _share = inner.background.take(UNKNOWN_BYTES).await;
         let chunk = self.fetch(id, None).await?;
-        Ok(inner.swarm.push(target, chunk, dots).await?)
+        Ok(self.push(target, chunk, dots, Purpose::Background).await?)
     }
 
     /// A chunk from here or from another member, verified.
@@ -366,15 +403,22 @@ impl Chunks {
         if let Local::Intact(chunk) = local {
             return Ok(chunk);
         }
-        let mut lacking = vec![self.inner.me];
+        let me = self.inner.me;
+        let mut lacking = Lacking::default();
+        match local {
+            Local::Missing => lacking.missing.push(me),
+            Local::Intact(_) | Local::Unreadable | Local::Quarantined => lacking.damaged.push(me),
+        }
         let found = self.fetch_remote(id, &mut lacking).await;
         if let Ok(chunk) = &found {
             if matches!(local, Local::Quarantined) {
+                lacking.damaged.clear();
                 // The references survived the quarantine; the bytes come back under them.
                 if let Err(error) = self.inner.store.put(chunk.clone(), &[]).await {
                     warn!(chunk = %id, %error, "could not replace a quarantined chunk");
                 }
-            } else if let Some(dot) = reader {
+            }
+            if let Some(dot) = reader {
                 self.owe(id, dot, &lacking);
             }
         }
@@ -383,11 +427,11 @@ impl Chunks {
 
     /// Queues a chunk for the owners among `lacking`. Nobody waits for it, and where much is being
     /// queued already the next reader finds out again.
-    fn owe(&self, id: ChunkId, dot: Dot, lacking: &[NodeId]) {
+    fn owe(&self, id: ChunkId, dot: Dot, lacking: &Lacking) {
         let owners = self.inner.electors.borrow().owners(id.key());
         let rows: Vec<QueueRow> = owners
             .into_iter()
-            .filter(|owner| lacking.contains(owner))
+            .filter(|owner| lacking.missing.contains(owner) || lacking.damaged.contains(owner))
             .map(|target| QueueRow { chunk: id, target, dot })
             .collect();
         if rows.is_empty() {
@@ -409,21 +453,22 @@ impl Chunks {
             Err(store::ReadError::Missing(_)) => Local::Missing,
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
+                self.inner.metrics.disk.quarantined.inc();
                 if let Err(error) = self.inner.store.quarantine(id).await {
                     warn!(chunk = %id, %error, "could not quarantine");
                 }
                 Local::Quarantined
             }
             Err(error) => {
-                // A disk that cannot be read is as good as a missing copy to this reader.
+                // To this reader it is as good as missing; but nobody may say that it is not here.
                 warn!(chunk = %id, %error, "reading a chunk failed");
-                Local::Missing
+                Local::Unreadable
             }
         }
     }
 
     /// Adds to `lacking` who answered that it has no intact copy.
-    async fn fetch_remote(&self, id: ChunkId, lacking: &mut Vec<NodeId>) -> Result<Chunk, Unavailable> {
+    async fn fetch_remote(&self, id: ChunkId, lacking: &mut Lacking) -> Result<Chunk, Unavailable> {
         let mut candidates = self.candidates(id).into_iter();
         let mut attempts = FuturesUnordered::new();
         loop {
@@ -431,7 +476,8 @@ impl Chunks {
                 attempts.push(self.fetch_from(peer, id));
             } else if attempts.is_empty() {
                 let electors = self.inner.electors.borrow();
-                let everybody = |roster: &Arc<Roster>| roster.members.keys().all(|m| lacking.contains(m));
+                let everybody =
+                    |roster: &Arc<Roster>| roster.members.keys().all(|m| lacking.missing.contains(m));
                 return Err(Unavailable { id, nowhere: electors.roster().is_some_and(everybody) });
             }
             let hedge = tokio::time::sleep(HEDGE_AFTER);
@@ -442,8 +488,12 @@ impl Chunks {
                         Ok(chunk) => return Ok(chunk),
                         Err(error) => {
                             debug!(chunk = %id, %peer, %error, "fetching a chunk failed");
-                            if matches!(error, TransferError::Missing | TransferError::Corrupt) {
-                                lacking.push(peer);
+                            match error {
+                                TransferError::Missing => lacking.missing.push(peer),
+                                TransferError::Corrupt => lacking.damaged.push(peer),
+                                TransferError::Refused(_)
+                                | TransferError::Unreachable(_)
+                                | TransferError::TimedOut => {}
                             }
                             break;
                         }
@@ -457,6 +507,8 @@ impl Chunks {
     async fn fetch_from(&self, peer: NodeId, id: ChunkId) -> (NodeId, Result<Chunk, TransferError>) {
         let started = self.inner.store.now();
         let result = self.inner.swarm.fetch(peer, id).await;
+        let moved = result.as_ref().ok().map(|chunk| chunk.bytes().len() as u64);
+        self.count(Direction::In, Purpose::Client, moved, started);
         let seconds = (self.inner.store.now() - started).as_secs_f64();
         let mut latency = self.inner.latency.lock().unwrap_or_else(PoisonError::into_inner);
         let smoothed = latency.entry(peer).or_insert(seconds);
@@ -514,8 +566,18 @@ impl Chunks {
     }
 }
 
+/// Who has no intact copy of a chunk.
+#[derive(Debug, Default)]
+struct Lacking {
+    /// They said that they have none.
+    missing: Vec<NodeId>,
+    /// They have one that is rotten or cannot be read.
+    damaged: Vec<NodeId>,
+}
+
 enum Local {
     Intact(Chunk),
     Missing,
+    Unreadable,
     Quarantined,
 }
