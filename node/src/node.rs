@@ -212,15 +212,13 @@ impl Node {
         let queue_grew = Arc::new(Notify::new());
 
         // The replica's outputs are carried out until the store ends, after all other tasks.
-        tokio::spawn(driver.run());
-        tasks.spawn(roads::views(
-            gossip.view(),
-            view_source,
-            catalog.clone(),
-            metrics.clone(),
-            tasks.stop().clone(),
-        ));
-        tasks.spawn(
+        tasks.spawn_last("catalog", driver.run());
+        tasks.spawn_vital(
+            "views",
+            roads::views(gossip.view(), view_source, catalog.clone(), metrics.clone(), tasks.stop().clone()),
+        );
+        tasks.spawn_vital(
+            "gossip",
             roads::GossipEvents {
                 inbox: gossip_events,
                 gossip: gossip.clone(),
@@ -233,8 +231,9 @@ impl Node {
             }
             .run(),
         );
-        tasks.spawn(roads::inbound(inbound, gossip.clone(), catalog.clone(), tasks.clone()));
-        tasks.spawn(
+        tasks.spawn_vital("inbound", roads::inbound(inbound, gossip.clone(), catalog.clone(), tasks.clone()));
+        tasks.spawn_vital(
+            "sender",
             Sender {
                 store: store.clone(),
                 chunks: chunks.clone(),
@@ -248,14 +247,17 @@ impl Node {
             }
             .run(),
         );
-        tasks.spawn(roads::measure(
-            store.clone(),
-            gossip.clone(),
-            swarm.clone(),
-            electors.clone(),
-            metrics.clone(),
-            tasks.stop().clone(),
-        ));
+        tasks.spawn_vital(
+            "measure",
+            roads::measure(
+                store.clone(),
+                gossip.clone(),
+                swarm.clone(),
+                electors.clone(),
+                metrics.clone(),
+                tasks.stop().clone(),
+            ),
+        );
 
         let chunk_size =
             ChunkSize::from_bytes(config.storage.chunk_size).map_err(|e| anyhow!("CHUNK_SIZE_MB: {e}"))?;
@@ -284,18 +286,26 @@ impl Node {
     /// A part failed: a node that limps is worse than one that is gone.
     pub async fn run(self) -> Result<()> {
         let Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, stop } = self;
-        let failed = {
-            let (store, stop) = (store.clone(), stop.clone());
-            async move {
-                let reason = store.stopped().await;
+        // Whatever the node cannot do without ends its service, and is its error in the end.
+        let (watching, failure) = {
+            let (store, swarm, tasks, stop) = (store.clone(), swarm.clone(), tasks.clone(), stop.clone());
+            let (sender, failure) = watch::channel(None);
+            let watching = tokio::spawn(async move {
+                let reason = tokio::select! {
+                    biased; // A failed database ends other parts too, and is the reason to tell.
+                    reason = store.stopped() => {
+                        format!("the database failed, and nothing more can be promised: {reason}")
+                    }
+                    reason = tasks.failed() => reason,
+                    () = swarm.closed() => "the transfer port was closed".to_owned(),
+                };
+                sender.send_replace(Some(reason));
                 stop.cancel();
-                reason
-            }
+            });
+            (watching, failure)
         };
-        let serving = gateway::serve(listener, gateway, Arc::new(service), metrics, stop.clone());
-        let watched = tokio::spawn(failed);
-        let served = serving.await;
-        let failure = store.failure();
+        let served = gateway::serve(listener, gateway, Arc::new(service), metrics, stop.clone()).await;
+        watching.abort();
         if timeout(STOP_WITHIN, gossip.announce_dead()).await.is_err() {
             warn!("could not say goodbye");
         }
@@ -308,10 +318,10 @@ impl Node {
         if timeout(STOP_WITHIN, store.close()).await.is_err() {
             warn!("the store did not close in time");
         }
-        watched.abort();
         served.context("serve HTTP")?;
+        let failure = failure.borrow().clone();
         match failure {
-            Some(reason) => Err(anyhow!("the database failed, and nothing more can be promised: {reason}")),
+            Some(reason) => Err(anyhow!(reason)),
             None => {
                 info!("stopped");
                 Ok(())
