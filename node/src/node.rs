@@ -231,7 +231,19 @@ impl Node {
             }
             .run(),
         );
-        tasks.spawn_vital("inbound", roads::inbound(inbound, gossip.clone(), catalog.clone(), tasks.clone()));
+        tasks.spawn_vital(
+            "inbound",
+            roads::inbound(inbound, gossip.clone(), catalog.clone(), store.clone(), tasks.clone()),
+        );
+        let loads = roads::loads(
+            id,
+            store.clone(),
+            swarm.clone(),
+            view.clone(),
+            cluster.clone(),
+            tasks.stop().clone(),
+        );
+        tasks.spawn_vital("loads", loads);
         tasks.spawn_vital(
             "sender",
             Sender {

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use kepler_protocol::api;
 use kepler_protocol::catalog::storage::{self, Storage};
 use kepler_protocol::chunk::{Chunk, ChunkId};
+use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replica::{Input, Output, Replica};
 use kepler_protocol::swim;
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
-use kepler_protocol::view::View;
+use kepler_protocol::view::{State, View};
+use kepler_protocol::wire::load::Load;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -33,7 +35,13 @@ const PROBE_WITHIN: Duration = Duration::from_secs(1);
 /// How long a push-pull of membership waits.
 const PUSH_PULL_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often gauges are set.
+/// How long a member has to say what it stores.
+const LOAD_WITHIN: Duration = Duration::from_secs(2);
+
+/// Members asked at once what they store.
+const LOADS_AT_ONCE: usize = 16;
+
+/// How often gauges are set, and a few members asked what they store.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// The replica in its seat on the store's writer thread.
@@ -234,6 +242,9 @@ impl GossipEvents {
             }
             gossip::Event::MemberChanged { node, previous, state } => {
                 info!(peer = %node, ?previous, ?state, "member changed");
+                if state == State::Alive {
+                    self.cluster.heard_from(node, None);
+                }
                 let _ = self.events.send(super::member_event(node, state));
             }
             gossip::Event::IdInUse { by } => {
@@ -256,6 +267,7 @@ pub(super) async fn inbound(
     mut calls: mpsc::Receiver<Inbound>,
     gossip: gossip::Handle,
     catalog: CatalogHandle,
+    store: Store,
     tasks: Tasks,
 ) {
     let stop = tasks.stop().clone();
@@ -269,9 +281,62 @@ pub(super) async fn inbound(
                     }
                 });
             }
-            swarm::Service::Catalog | swarm::Service::Council => catalog.inbound(call).await,
+            swarm::Service::Catalog => catalog.inbound(call).await,
+            swarm::Service::Load => {
+                let store = store.clone();
+                tasks.spawn(async move {
+                    if let Ok(usage) = store.usage().await {
+                        let answer =
+                            minicbor::to_vec(Load { used: usage.bytes }).expect("a load of ours encodes");
+                        call.reply.send(answer.into());
+                    }
+                });
+            }
         }
     }
+}
+
+/// Keeps what people are told of the members current: asks a few at a time, so that the cost does not
+/// grow with the cluster, only the age of what is shown.
+pub(super) async fn loads(
+    me: NodeId,
+    store: Store,
+    swarm: swarm::Handle,
+    view: watch::Receiver<Arc<View>>,
+    cluster: Arc<ClusterService>,
+    stop: CancellationToken,
+) {
+    let mut last = me;
+    loop {
+        if let Ok(usage) = store.usage().await {
+            cluster.heard_from(me, Some(usage.bytes));
+        }
+        let now = view.borrow().clone();
+        cluster.forget_strangers(&now);
+        let reachable = now.members().filter(|m| m.state.is_reachable() && m.id != me).map(|m| m.id);
+        let asked = following(reachable.collect(), last, LOADS_AT_ONCE);
+        last = asked.last().copied().unwrap_or(last);
+        futures::future::join_all(asked.into_iter().map(async |node| {
+            let answer = swarm.call(node, swarm::Service::Load, Bytes::new(), LOAD_WITHIN).await;
+            let load = answer.ok().and_then(|body| minicbor::decode::<Load>(&body).ok());
+            if let Some(Load { used }) = load {
+                cluster.heard_from(node, Some(used));
+            }
+        }))
+        .await;
+        if stop.run_until_cancelled(tokio::time::sleep(MEASURE_EVERY)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// The next `most` nodes after `last` by id, going round.
+fn following(mut nodes: Vec<NodeId>, last: NodeId, most: usize) -> Vec<NodeId> {
+    nodes.sort();
+    let first = nodes.partition_point(|node| *node <= last);
+    nodes.rotate_left(first);
+    nodes.truncate(most);
+    nodes
 }
 
 /// Sets the gauges that nobody else sets.
@@ -311,5 +376,21 @@ pub(super) async fn measure(
         if stop.run_until_cancelled(tokio::time::sleep(MEASURE_EVERY)).await.is_none() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_asked_in_turn_and_none_is_left_out() {
+        let nodes: Vec<NodeId> = ["a", "b", "c", "d", "e"].map(|id| id.parse().unwrap()).to_vec();
+        let me: NodeId = "c".parse().unwrap();
+        let others: Vec<NodeId> = nodes.iter().copied().filter(|node| *node != me).collect();
+        let first = following(others.clone(), me, 3);
+        assert_eq!(first, [nodes[3], nodes[4], nodes[0]]);
+        assert_eq!(following(others, first[2], 3), [nodes[1], nodes[3], nodes[4]]);
+        assert!(following(Vec::new(), me, 3).is_empty());
     }
 }
