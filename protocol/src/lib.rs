@@ -17,6 +17,7 @@
 //! | [`replica`] | council and catalog on one storage: what a node's writer thread runs |
 //! | [`ring`], [`view`] | where chunks belong; who is here |
 //! | [`swim`] | who is alive |
+//! | [`fetch`] | whom to ask for a chunk, in which order |
 //! | [`hint`] | where an owed copy goes when owners change |
 //! | [`quorum`] | when enough replicas have acknowledged, and whom to try instead |
 //! | [`wire`] | frames and sealed datagrams, with their limits |
@@ -26,6 +27,7 @@ pub mod api;
 pub mod catalog;
 pub mod chunk;
 pub mod chunker;
+pub mod fetch;
 pub mod hint;
 pub mod manifest;
 pub mod name;
