@@ -6,6 +6,7 @@
 pub mod cluster;
 mod download;
 pub mod files;
+mod refusal;
 mod upload;
 
 use std::ops::Range;

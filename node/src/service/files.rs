@@ -14,7 +14,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use super::cluster::ClusterService;
 use super::download::Dag;
-use super::upload::refused;
+use super::refusal::refused;
 use super::{Body, Files, ListQuery, OpenFile, PutRequest, ReadError, WriteError};
 use crate::replication::catalog::CatalogHandle;
 use crate::replication::chunks::{Chunks, Unavailable};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use kepler_protocol::api::{self, Durability};
-use kepler_protocol::catalog::command::{Command, Outcome, Precondition, Refusal};
+use kepler_protocol::catalog::command::{Command, Outcome, Precondition};
 use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::chunker::{Chunker, Leaf};
 use kepler_protocol::manifest::{Builder, Finished, Node};
@@ -22,9 +22,10 @@ use tracing::warn;
 
 use super::download::Dag;
 use super::files::Service;
-use super::{Body, BodyError, PutRequest, ReadError, WriteError};
+use super::refusal::refused;
+use super::{Body, BodyError, PutRequest, WriteError};
 use crate::replication::catalog::CommandError;
-use crate::replication::chunks::{PLACEMENT_DEADLINE, PlaceError, Placed, Source, Unavailable};
+use crate::replication::chunks::{PLACEMENT_DEADLINE, Placed, Source};
 use crate::store::QueueRow;
 
 /// Chunks of one upload that are hashed, written and sent at the same time, as far as all uploads'
@@ -401,65 +402,5 @@ fn receipt(version: &Version, durability: Durability, replicas: api::Replicas) -
         created_at: version.created_at.to_string(),
         durability,
         replicas,
-    }
-}
-
-/// Why the catalog did not do what a write asked.
-pub(super) fn refused(outcome: Outcome, name: &impl ToString) -> WriteError {
-    match outcome {
-        Outcome::Refused(Refusal::NotReady(reason)) => WriteError::NotReady(reason),
-        Outcome::Refused(Refusal::NoQuorum { answered, needed }) => WriteError::NoQuorum { answered, needed },
-        Outcome::Refused(Refusal::PreconditionFailed { head }) => WriteError::PreconditionFailed { head },
-        Outcome::Refused(Refusal::Unknown { dot, answered, needed }) => {
-            WriteError::Unknown { version: dot, answered, needed }
-        }
-        Outcome::Refused(Refusal::NotFound) => WriteError::NotFound(name.to_string()),
-        Outcome::Refused(Refusal::TooManyConflicts) => WriteError::TooManyConflicts(name.to_string()),
-        Outcome::Refused(Refusal::NotBegun) => {
-            WriteError::NotReady("it restarted its catalog while the write was under way".to_owned())
-        }
-        outcome @ (Outcome::Begun { .. }
-        | Outcome::Published { .. }
-        | Outcome::Read { .. }
-        | Outcome::Done) => WriteError::Store(anyhow::anyhow!("the catalog answered {outcome:?}")),
-    }
-}
-
-impl From<crate::store::WriteError> for WriteError {
-    fn from(error: crate::store::WriteError) -> Self {
-        match error {
-            crate::store::WriteError::DiskFull { free, reserve } => Self::DiskFull { free, reserve },
-            other => Self::Store(other.into()),
-        }
-    }
-}
-
-impl From<PlaceError> for WriteError {
-    fn from(error: PlaceError) -> Self {
-        match error {
-            PlaceError::NotReady(reason) => Self::NotReady(reason),
-            PlaceError::NoQuorum { answered, needed } => Self::NoQuorum { answered, needed },
-            PlaceError::Store(error) => error.into(),
-            PlaceError::Transfer(error) => Self::Store(error.into()),
-            PlaceError::Fetch(unavailable) => Self::Read(unavailable.into()),
-        }
-    }
-}
-
-impl From<Unavailable> for ReadError {
-    fn from(unavailable: Unavailable) -> Self {
-        Self::ChunkUnavailable(unavailable.id)
-    }
-}
-
-impl From<CommandError> for WriteError {
-    fn from(error: CommandError) -> Self {
-        Self::NotReady(error.to_string())
-    }
-}
-
-impl From<CommandError> for ReadError {
-    fn from(error: CommandError) -> Self {
-        Self::NotReady(error.to_string())
     }
 }
