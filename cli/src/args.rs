@@ -132,8 +132,11 @@ pub enum Command {
   kepler events | jq -c 'select(.type == \"member\")'")]
     Events,
     /// Run a node: the `kepler-node` beside this program, else on PATH, with the same flags.
-    #[command(disable_help_flag = true, after_help = "Example:
-  kepler node --node-id node-b --http-port 3002 --gossip-port 4002 --transfer-port 5002 --seeds 127.0.0.1:4001")]
+    #[command(
+        disable_help_flag = true,
+        after_help = "Example:
+  kepler node --node-id node-b --http-port 3002 --gossip-port 4002 --transfer-port 5002 --seeds 127.0.0.1:4001"
+    )]
     Node {
         /// Flags of kepler-node; see `kepler node --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

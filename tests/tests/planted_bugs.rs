@@ -78,14 +78,20 @@ fn a_folder_that_is_not_synced_is_found() {
 
 #[test]
 fn a_repeated_vote_that_counts_again_is_found() {
-    found("repeated votes", 60, &["I4", "I21", "I1"], |seed| {
-        let mut options = crowded(seed);
-        options.usual.duplication = 500_000;
-        options
-    }, |setup| {
-        setup.catalog.count_repeated_votes = true;
-        setup.quorum.count_repeats = true;
-    });
+    found(
+        "repeated votes",
+        60,
+        &["I4", "I21", "I1"],
+        |seed| {
+            let mut options = crowded(seed);
+            options.usual.duplication = 500_000;
+            options
+        },
+        |setup| {
+            setup.catalog.count_repeated_votes = true;
+            setup.quorum.count_repeats = true;
+        },
+    );
 }
 
 #[test]

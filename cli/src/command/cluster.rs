@@ -23,7 +23,11 @@ pub async fn status(client: &Client, output: &Output) -> Result<()> {
             count(status.files, "file"),
             count(status.storage.chunks, "chunk"),
             size(status.storage.bytes),
-            if status.queue.depth == 1 { "1 copy".to_owned() } else { format!("{} copies", status.queue.depth) },
+            if status.queue.depth == 1 {
+                "1 copy".to_owned()
+            } else {
+                format!("{} copies", status.queue.depth)
+            },
         );
         let rows = cluster
             .members

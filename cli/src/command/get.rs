@@ -160,8 +160,7 @@ async fn fetch(
     let done =
         json!({ "name": name, "cid": remote.root, "size": remote.size, "file": target, "resumed": resumed });
     output.print(&done, |_| {
-        let resumed =
-            if resumed > 0 { format!(", resumed at {}", size(resumed)) } else { String::new() };
+        let resumed = if resumed > 0 { format!(", resumed at {}", size(resumed)) } else { String::new() };
         format!("{}  {} ({}{resumed})", remote.root, target.display(), size(remote.size))
     })
 }

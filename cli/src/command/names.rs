@@ -24,6 +24,9 @@ pub async fn ls(client: &Client, output: &Output, folder: &str, recursive: bool,
     client
         .list(&prefix, delimiter, |page| {
             found |= !page.files.is_empty() || !page.prefixes.is_empty();
+            if !found && !prefix.is_empty() {
+                return Ok(());
+            }
             output.print(&page, |page| if long { long_page(page) } else { short_page(page) })
         })
         .await?;

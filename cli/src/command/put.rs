@@ -63,8 +63,7 @@ fn jobs(output: &Output, put: &Put) -> Result<Vec<Job>> {
         let path = Path::new(source);
         let metadata = std::fs::metadata(path).with_context(|| format!("look at {source}"))?;
         if !metadata.is_dir() {
-            let name =
-                if into || put.recursive { under(prefix, &base_name(path)?) } else { target.clone() };
+            let name = if into || put.recursive { under(prefix, &base_name(path)?) } else { target.clone() };
             jobs.push(Job { source: Source::File(path.to_owned()), name: parse(&name)? });
             continue;
         }

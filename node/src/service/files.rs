@@ -215,7 +215,11 @@ impl Files for Service {
             queue: api::QueueStatus {
                 depth: queue.depth,
                 oldest_secs: queue.oldest.map(|oldest| oldest.as_secs()),
-                targets: queue.targets.into_iter().map(|(node, chunks)| api::Queued { node, chunks }).collect(),
+                targets: queue
+                    .targets
+                    .into_iter()
+                    .map(|(node, chunks)| api::Queued { node, chunks })
+                    .collect(),
             },
             files: usage.files,
             transfers: self.cluster.transfers(),

@@ -24,9 +24,9 @@ use kepler_protocol::roster::council::{self, Council, Founding, Peer};
 use kepler_protocol::roster::{ClusterId, DatabaseId, message as roster_message};
 use kepler_protocol::swim::{self, Swim};
 use kepler_protocol::time::Instant;
+use kepler_protocol::version::{Content, Dot, Version};
 use kepler_protocol::view::Metadata;
 use kepler_protocol::wire::seal::KeyRing;
-use kepler_protocol::version::{Content, Dot, Version};
 
 use super::clock_heap::Trace;
 use super::disk::{Data, Disk};
@@ -330,7 +330,14 @@ impl Node {
         self.command(room, clocks.now, command, issued)
     }
 
-    fn place(&mut self, room: &mut Room, now: Instant, placing: Placing, value: ChunkId, durability: Durability) {
+    fn place(
+        &mut self,
+        room: &mut Room,
+        now: Instant,
+        placing: Placing,
+        value: ChunkId,
+        durability: Durability,
+    ) {
         let replicas = self.council.replicas();
         let number = self.council.number().unwrap_or(0);
         if self.roster_ring.0 != number
@@ -799,7 +806,14 @@ impl Process for Node {
         }
         room.db.commit();
         if self.poll_timeout().is_some_and(|t| t <= clocks.now) && std::env::var("SPIN").is_ok() {
-            eprintln!("{:?} council {:?} catalog {:?} swim {:?} placements {:?}", clocks.now, self.council.poll_timeout(), self.catalog.poll_timeout(), self.swim.poll_timeout(), self.placements.values().map(|(_, p, _)| p.poll_timeout()).collect::<Vec<_>>());
+            eprintln!(
+                "{:?} council {:?} catalog {:?} swim {:?} placements {:?}",
+                clocks.now,
+                self.council.poll_timeout(),
+                self.catalog.poll_timeout(),
+                self.swim.poll_timeout(),
+                self.placements.values().map(|(_, p, _)| p.poll_timeout()).collect::<Vec<_>>()
+            );
         }
         Ok(())
     }
