@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use kepler_protocol::api::{Cluster, Status};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::signal::unix;
@@ -209,6 +210,7 @@ fn start(options: &Dev, index: u16) -> Result<Running> {
 
 async fn wait_until_ready(nodes: &mut [Running]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
+    let count = nodes.len();
     let clients: Vec<Client> =
         nodes.iter().map(|node| Client::new(&node.url, None)).collect::<Result<_>>()?;
     loop {
@@ -219,7 +221,7 @@ async fn wait_until_ready(nodes: &mut [Running]) -> Result<()> {
                 node.ended = true;
                 bail!("{} did not start ({status}); its log ends with\n{}", node.id, tail(&node.log));
             }
-            if client.send(client.request(reqwest::Method::GET, "/readyz")).await.is_err() {
+            if !sees_alive(client, count).await {
                 waiting = Some((node.id.clone(), node.log.clone()));
                 break;
             }
@@ -230,6 +232,20 @@ async fn wait_until_ready(nodes: &mut [Running]) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Whether a node is ready and sees so many members alive: until then a write would find too few.
+async fn sees_alive(client: &Client, count: usize) -> bool {
+    let ready = client.send(client.request(reqwest::Method::GET, "/readyz")).await.is_ok();
+    let alive = |cluster: Cluster| cluster.members.iter().filter(|m| m.status == Status::Alive).count();
+    ready
+        && match client.json::<Cluster>("/v1/cluster").await {
+            Ok(cluster) => alive(cluster) >= count,
+            // With an API_TOKEN in the environment it tells strangers only that it is ready.
+            Err(error) => {
+                matches!(error.downcast_ref(), Some(Failure::Problem(problem)) if problem.status == 401)
+            }
+        }
 }
 
 /// The last lines of a log, and where the rest is.

@@ -4,8 +4,11 @@
 
 mod bad_input;
 mod basics;
+mod cli;
 mod conditional;
 mod crashes;
 mod deaths;
+mod examples;
 mod joins;
+mod readme;
 mod vectors;
