@@ -26,7 +26,7 @@ wait_ready() {
   local url=http://127.0.0.1:$((PORT + $(printf '%d' "'$1") - 97)) alive
   for _ in $(seq 300); do
     if curl -sf -o /dev/null "$url/readyz"; then
-      alive=$(curl -s "$url/v1/cluster" | grep -o '"status":"alive"' | wc -l)
+      alive=$({ curl -s "$url/v1/cluster" | grep -o '"status":"alive"' || true; } | wc -l)
       if [ "$alive" -ge "${2:-3}" ]; then return; fi
     fi
     sleep 0.1

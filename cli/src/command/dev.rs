@@ -4,6 +4,7 @@
 //! the others go on: that is what they are for.
 
 use std::io::Write as _;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -87,6 +88,20 @@ pub async fn run(output: &Output, options: Dev) -> Result<()> {
             options.http_port
         );
         return Err(Failure::Usage(message).into());
+    }
+    for index in 0..options.nodes {
+        // Else whoever has the port might be taken for the node that could not get it.
+        let http = options.http_port + index;
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        let udp = |port| UdpSocket::bind(("127.0.0.1", port)).is_ok();
+        let taken = [
+            (http, free(http)),
+            (http + GOSSIP, udp(http + GOSSIP)),
+            (http + TRANSFER, free(http + TRANSFER)),
+        ];
+        if let Some((port, _)) = taken.into_iter().find(|(_, free)| !free) {
+            bail!("port {port} is in use: end what uses it, or choose other ports with --http-port");
+        }
     }
     let mut interrupts = Interrupts::new()?;
     let mut nodes = Vec::new();

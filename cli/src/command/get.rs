@@ -101,14 +101,23 @@ fn last_segment(name: &Name) -> &str {
 }
 
 async fn look_up(client: &Client, name: &Name, version: Option<&str>) -> Result<Remote> {
-    let mut request = client.request(Method::HEAD, &Client::file_path(name));
-    if let Some(version) = version {
-        request = request.query(&[("version", version)]);
+    let request = |method: Method| {
+        let request = client.request(method, &Client::file_path(name));
+        match version {
+            Some(version) => request.query(&[("version", version)]),
+            None => request,
+        }
+    };
+    let mut response = client.send(request(Method::HEAD)).await;
+    // An answer to HEAD has no body that could say what is wrong; one to GET has.
+    if let Err(error) = &response
+        && matches!(error.downcast_ref(), Some(Failure::Problem(_)))
+    {
+        response = client.send(request(Method::GET)).await;
     }
-    let response = client.send(request).await.map_err(|error| match error.downcast::<Failure>() {
-        // An answer to HEAD has no body that could say what is missing.
+    let response = response.map_err(|error| match error.downcast::<Failure>() {
         Ok(Failure::Problem(mut problem)) if problem.status == 404 => {
-            problem.detail = format!("there is no file {name}: `kepler ls` shows what there is");
+            problem.detail = format!("{}: `kepler ls` shows what there is", problem.detail);
             Failure::Problem(problem).into()
         }
         Ok(other) => other.into(),

@@ -198,7 +198,8 @@ fn partial_size(folder: &Path) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_few_nodes_are_exit_code_5_and_a_token_is_asked_for() -> Result<()> {
-    let mut cluster = Cluster::start_with(3, &[("API_TOKEN", "correct-horse-battery")]).await?;
+    let mut cluster =
+        Cluster::start_with(3, &[("API_TOKEN", "correct-horse-battery"), ("ANONYMOUS", "read")]).await?;
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("f"), "text")?;
     let url = cluster.nodes[0].url();

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use kepler_tests::cluster::{Cluster, binary};
 
-use super::readme::root;
+use super::readme::{flag, root};
 
 fn example(name: &str, port: u16, folder: &Path) -> Result<Command> {
     let mut command = Command::new(root().join("examples").join(name));
@@ -86,7 +86,7 @@ fn the_unit_and_the_compose_file_set_variables_that_exist() -> Result<()> {
     for name in
         named.filter(|name| name.len() > 3 && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
     {
-        ensure!(help.contains(&format!("[env: {name}]")), "kepler-node does not know {name}");
+        ensure!(help.contains(&flag(name)), "kepler-node does not know {name}");
         count += 1;
     }
     ensure!(count >= 10, "only {count} variables found");

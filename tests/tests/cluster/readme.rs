@@ -15,6 +15,11 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
 }
 
+/// The flag of a variable, as `--help` shows it: every variable is also a flag.
+pub fn flag(variable: &str) -> String {
+    format!("--{} <", variable.to_lowercase().replace('_', "-"))
+}
+
 /// The README's ports are fixed: whoever uses them holds this, in this process or another.
 fn fixed_ports() -> Result<File> {
     let lock = File::create(std::env::temp_dir().join("kepler-fixed-ports.lock"))?;
@@ -175,7 +180,7 @@ fn the_readme_knows_the_variables_and_their_defaults() -> Result<()> {
         let mut cells = row.split(" | ");
         let (names, default) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
         for name in names.split(", ").map(|name| name.trim_matches('`')) {
-            ensure!(help.contains(&format!("[env: {name}]")), "kepler-node does not know {name}");
+            ensure!(help.contains(&flag(name)), "kepler-node does not know {name}");
             variables += 1;
             if default.parse::<u64>().is_ok() {
                 let line = defaults.lines().find(|line| line.starts_with(name));
