@@ -149,8 +149,8 @@ async fn store(client: &Client, output: &Output, put: &Put, job: &Job) -> Result
             let file =
                 tokio::fs::File::open(path).await.with_context(|| format!("open {}", path.display()))?;
             let metadata = file.metadata().await.with_context(|| format!("look at {}", path.display()))?;
-            // A named pipe or device has no length to announce.
-            let length = metadata.is_file().then_some(metadata.len());
+            // A named pipe or device has no length to announce, and the files of /proc say 0 and are not empty.
+            let length = Some(metadata.len()).filter(|length| metadata.is_file() && *length > 0);
             let bar = output.progress(job.name.as_str(), length);
             if let Some(length) = length {
                 request = request.header("Content-Length", length);

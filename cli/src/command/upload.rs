@@ -102,3 +102,36 @@ impl Upload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_shrinks_is_told_from_a_node_that_fails() {
+        let (upload, body) = Upload::new(&b"short"[..], Some(10), &ProgressBar::hidden());
+        // Nobody listens there: the request fails as soon as it is sent, or when the body does.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let sent = reqwest::Client::new().put(url).header("Content-Length", 10).body(body).send();
+        assert!(sent.await.is_err());
+        let broken = upload.broken().expect("the source is to blame");
+        assert!(broken.to_string().contains("shrank from 10 to 5"), "{broken}");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_asks_for_nothing_is_given_up() {
+        let (upload, _body) = Upload::new(&b"bytes"[..], None, &ProgressBar::hidden());
+        let stalled = upload.stalled(Duration::from_millis(20));
+        tokio::time::timeout(Duration::from_secs(10), stalled).await.expect("it ends");
+        assert!(upload.broken().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_pipe_that_pauses_is_waited_for() {
+        let (upload, _body) = Upload::new(&b""[..], None, &ProgressBar::hidden());
+        upload.note(Waiting::Source);
+        let stalled = upload.stalled(Duration::from_millis(5));
+        assert!(tokio::time::timeout(Duration::from_millis(100), stalled).await.is_err());
+    }
+}
