@@ -42,8 +42,8 @@ pub enum Command {
     /// Store files.
     ///
     /// With one FILE, NAME is its name; with several, or with a / at its end, NAME is a folder. With -r a
-    /// folder becomes NAME; several become folders in NAME. Links are followed. A pipe that gives nothing
-    /// for 30 s is given up by the node.
+    /// folder becomes NAME; several become folders in NAME. Links are followed. The node gives up on
+    /// a pipe that is silent for 30 s, or slower than 1 KiB/s beyond a minute of waiting.
     #[command(after_help = "Examples:
   kepler put a.txt docs/a.txt
   kepler put *.jpg photos
