@@ -4,9 +4,12 @@
 
 mod bad_input;
 mod basics;
+mod cli;
 mod conditional;
 mod crashes;
 mod databases;
 mod deaths;
+mod examples;
 mod joins;
+mod readme;
 mod vectors;
