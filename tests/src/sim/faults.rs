@@ -1,7 +1,7 @@
 //! What goes wrong, when, and for how long: planned from the seed, within a budget.
 //!
 //! The budget is what must be recoverable. State is lost (a database, a disk, a step back to an
-//! older copy) on at most N - majority nodes of a run; everything else (kills, power cuts, freezes,
+//! older copy) on at most N - majority nodes of a run, there any number of times; everything else (kills, power cuts, freezes,
 //! cuts, loss, delays, doubling, clocks, disk errors) is without limit, for all of it ends.
 
 use std::fmt;
@@ -130,7 +130,7 @@ impl fmt::Display for Fault {
 pub struct Budget {
     /// The mean time between faults.
     pub every: Duration,
-    /// On how many nodes state may be lost.
+    /// On how many nodes state may be lost, however often.
     pub losses: usize,
     /// Whether messages may be cut, lost, delayed.
     pub network: bool,
@@ -165,7 +165,9 @@ pub fn plan(
 ) -> Vec<(Instant, Fault)> {
     let mut faults = Vec::new();
     let mut at = from;
-    let mut lost = 0;
+    let mut losers: Vec<Place> = (0..nodes).collect();
+    random.shuffle(&mut losers);
+    losers.truncate(budget.losses);
     loop {
         at += Duration::from_micros(random.u64(0..=2 * budget.every.as_micros() as u64));
         if at >= to {
@@ -194,8 +196,8 @@ pub fn plan(
             12 if budget.disks => {
                 Fault::SlowDisk { place, commit: Duration::from_millis(random.u64(5..500)), time }
             }
-            13.. if lost < budget.losses => {
-                lost += 1;
+            13.. if !losers.is_empty() => {
+                let place = losers[random.usize(0..losers.len())];
                 match random.u8(0..3) {
                     0 => Fault::LoseDatabase { place, down: time },
                     1 => {

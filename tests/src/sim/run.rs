@@ -8,7 +8,9 @@ use std::fmt;
 use std::time::Duration;
 
 use kepler_protocol::api::Durability;
+use kepler_protocol::catalog::command::Refusal;
 use kepler_protocol::time::Instant;
+use kepler_protocol::version::{Version, head};
 
 use super::client::{self, Clients, Kind, Planned, Workload, name_of};
 use super::faults::{self, Budget, Fault};
@@ -359,7 +361,13 @@ impl<P: Process> Run<P> {
         }
         let mut state = super::clock_heap::Trace::default();
         for node in &self.world.nodes {
-            for version in node.durable.survivors() {
+            let survivors = node.durable.survivors();
+            let names: BTreeSet<_> = survivors.iter().map(|v| &v.name).collect();
+            for name in names {
+                let head = head(survivors.iter().filter(|v| v.name == *name));
+                state.mix_bytes(head.map(|v| v.dot.to_string()).unwrap_or_default().as_bytes());
+            }
+            for version in survivors {
                 state.mix_bytes(version.dot.to_string().as_bytes());
             }
         }
@@ -455,6 +463,13 @@ impl<P: Process> Run<P> {
     fn answered(&mut self, operation: u64, place: Place, answer: &Answer) {
         self.world.trace.mix(operation);
         self.clients.answered(operation, answer, self.world.now());
+        if let Answer::Refused(Refusal::PreconditionFailed { head: Some(dot) }) = answer
+            && self.ledger.stored.get(dot).is_some_and(Version::is_tombstone)
+        {
+            let detail =
+                format!("operation {operation} was refused for the head {dot}, which is a tombstone");
+            self.ledger.violations.push(self.violation("I9", detail));
+        }
         let Answer::Written(version) = answer else { return };
         let Some((_, _, durability)) = self.clients.acknowledged.last() else { return };
         let Some(process) = &self.world.nodes[place].process else { return };
