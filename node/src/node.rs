@@ -85,8 +85,11 @@ impl Node {
             .with_context(|| format!("HTTP_PORT: listen on {bind}:{}", config.network.http_port))?;
         let http_port = listener.local_addr()?.port();
 
-        let settings =
-            store::Config { data_dir: config.node.data_dir.clone(), min_free: config.storage.min_free, node: id };
+        let settings = store::Config {
+            data_dir: config.node.data_dir.clone(),
+            min_free: config.storage.min_free,
+            node: id,
+        };
         let (store, opened) = tokio::task::spawn_blocking(move || Store::open(settings))
             .await?
             .context("DATA_DIR: open the data directory")?;
@@ -115,8 +118,8 @@ impl Node {
             limits: swarm::Limits::default(),
         };
         let chunk_store = Arc::new(roads::Doors(store.clone()));
-        let (swarm, inbound, transfer_addr) =
-            swarm::start(swarm_config, view.clone(), chunk_store).context("TRANSFER_PORT: start the transfer port")?;
+        let (swarm, inbound, transfer_addr) = swarm::start(swarm_config, view.clone(), chunk_store)
+            .context("TRANSFER_PORT: start the transfer port")?;
 
         let gossip_config = gossip::Config {
             swim: swim::Config {
@@ -153,7 +156,11 @@ impl Node {
                 capacity,
                 replication_factor: config.storage.replication_factor,
                 forget_after: config.timing.forget_after,
-                founding: if founds { Founding::Found { cluster: ClusterId(random()?) } } else { Founding::Join },
+                founding: if founds {
+                    Founding::Found { cluster: ClusterId(random()?) }
+                } else {
+                    Founding::Join
+                },
                 fresh_database: DatabaseId(random()?),
                 seed: random_u64()?,
             },
@@ -203,7 +210,13 @@ impl Node {
 
         // The replica's outputs are carried out until the store ends, after all other tasks.
         tokio::spawn(driver.run());
-        tasks.spawn(roads::views(gossip.view(), view_source, catalog.clone(), metrics.clone(), tasks.stop().clone()));
+        tasks.spawn(roads::views(
+            gossip.view(),
+            view_source,
+            catalog.clone(),
+            metrics.clone(),
+            tasks.stop().clone(),
+        ));
         tasks.spawn(
             roads::GossipEvents {
                 inbox: gossip_events,
@@ -231,9 +244,16 @@ impl Node {
             }
             .run(),
         );
-        tasks.spawn(roads::measure(store.clone(), gossip.clone(), electors.clone(), metrics.clone(), tasks.stop().clone()));
+        tasks.spawn(roads::measure(
+            store.clone(),
+            gossip.clone(),
+            electors.clone(),
+            metrics.clone(),
+            tasks.stop().clone(),
+        ));
 
-        let chunk_size = ChunkSize::from_bytes(config.storage.chunk_size).map_err(|e| anyhow!("CHUNK_SIZE_MB: {e}"))?;
+        let chunk_size =
+            ChunkSize::from_bytes(config.storage.chunk_size).map_err(|e| anyhow!("CHUNK_SIZE_MB: {e}"))?;
         let service = Service::new(Parts {
             store: store.clone(),
             catalog,
@@ -245,7 +265,8 @@ impl Node {
             events,
             queue_grew,
         });
-        let ports = Ports { http_port, gossip_port: gossip.local_addr().port(), transfer_port: transfer_addr.port() };
+        let ports =
+            Ports { http_port, gossip_port: gossip.local_addr().port(), transfer_port: transfer_addr.port() };
         write_addresses(&config, ports).await?;
         info!(node = %id, founds, http_port, gossip_port = ports.gossip_port, transfer_port = ports.transfer_port, "started");
         let gateway = gateway::Config::new(&config.network, &config.security);

@@ -431,6 +431,10 @@ impl Catalog {
         self.replica.handle_roster(step.storage, electorate.number())?;
         let standing = electorate.standing();
         if self.ready.as_ref() != Some(&standing) {
+            if standing.is_err() {
+                let members = electorate.members().into_iter().map(|(member, _)| member);
+                self.exchange.hurry(now, members.filter(|member| *member != self.config.node));
+            }
             self.ready = Some(standing.clone());
             self.events.push_back(Event::Ready(standing));
         }

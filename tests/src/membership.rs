@@ -96,7 +96,7 @@ pub struct Host {
 
 /// A change that a node saw in its view.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct Observed {
     /// When.
     pub at: Instant,
     /// Who saw it.
@@ -128,7 +128,7 @@ pub struct Net {
     /// UDP is blocked, streams pass.
     pub udp_blocked: BTreeSet<usize>,
     /// What nodes saw.
-    pub seen: Vec<Seen>,
+    pub seen: Vec<Observed>,
     /// Whether `seen` is kept.
     pub keep_seen: bool,
     /// Datagrams as an eavesdropper has them, if asked for: from, to, bytes.
@@ -533,7 +533,7 @@ impl Net {
         self.trace.update((subject as u64).to_be_bytes());
         if self.keep_seen && observer != subject {
             let (alive, starved) = (self.is_alive(subject), self.hosts[subject].budget.is_some());
-            self.seen.push(Seen { at: self.now, observer, subject, previous, state, alive, starved });
+            self.seen.push(Observed { at: self.now, observer, subject, previous, state, alive, starved });
         }
     }
 

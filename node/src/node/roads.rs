@@ -208,7 +208,8 @@ impl GossipEvents {
         match event {
             gossip::Event::PushPull { to, payload } => {
                 self.tasks.spawn(async move {
-                    let answer = swarm.call(to, swarm::Service::Gossip, payload.into(), PUSH_PULL_WITHIN).await;
+                    let answer =
+                        swarm.call(to, swarm::Service::Gossip, payload.into(), PUSH_PULL_WITHIN).await;
                     match answer {
                         Ok(answer) => drop(gossip.push_pull_answer(answer.into()).await),
                         Err(error) => debug!(peer = %to, %error, "no full exchange of membership"),
@@ -285,7 +286,10 @@ pub(super) async fn measure(
         {
             let electors = electors.borrow();
             metrics.membership.ready.set(i64::from(electors.standing().is_ok()));
-            metrics.membership.roster.set(electors.roster().map_or(0, |r| i64::try_from(r.number).unwrap_or(i64::MAX)));
+            metrics
+                .membership
+                .roster
+                .set(electors.roster().map_or(0, |r| i64::try_from(r.number).unwrap_or(i64::MAX)));
         }
         let _ = gossip.counters().await;
         if stop.run_until_cancelled(tokio::time::sleep(MEASURE_EVERY)).await.is_none() {

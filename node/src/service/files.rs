@@ -71,7 +71,8 @@ impl Service {
         Self { store, catalog, chunks, electors, cluster, chunk_size, tasks, started, events, queue_grew }
     }
 
-    /// Refuses reads while this node is not ready: what it knows may be behind.
+    /// Refuses listings while this node is not ready: what it knows may be behind. Reads of names need
+    /// no more than a majority that is.
     fn ready(&self) -> Result<(), ReadError> {
         self.electors.borrow().standing().clone().map_err(ReadError::NotReady)
     }
@@ -89,7 +90,6 @@ impl Files for Service {
     }
 
     async fn open(&self, name: &Name, version: Option<Dot>) -> Result<OpenFile, ReadError> {
-        self.ready()?;
         self.open_file(name, version).await
     }
 
@@ -130,7 +130,6 @@ impl Files for Service {
     }
 
     async fn stat(&self, name: &Name) -> Result<api::Stat, ReadError> {
-        self.ready()?;
         let (head, found) = self.head(name, None).await?;
         let content = head.content.as_ref().ok_or_else(|| ReadError::NotFound(name.to_string()))?;
         let dag = self.dag(content).await?;
@@ -215,7 +214,11 @@ impl Files for Service {
             queue: api::QueueStatus {
                 depth: queue.depth,
                 oldest_secs: queue.oldest.map(|oldest| oldest.as_secs()),
-                targets: queue.targets.into_iter().map(|(node, chunks)| api::Queued { node, chunks }).collect(),
+                targets: queue
+                    .targets
+                    .into_iter()
+                    .map(|(node, chunks)| api::Queued { node, chunks })
+                    .collect(),
             },
             files: usage.files,
             transfers: self.cluster.transfers(),

@@ -262,9 +262,10 @@ impl Handle {
         let limits = &self.inner.limits;
         let (first, rest) = dots.split_at(dots.len().min(MAX_DOTS));
         for page in std::iter::once(first).chain(rest.chunks(MAX_DOTS)) {
-            let adopting = self.transfer(at, kepler_protocol::chunk::MAX_CHUNK_BYTES as u64, async |lane: Lane| {
-                transfer::adopt(lane.stream, id, page, limits).await
-            });
+            let adopting =
+                self.transfer(at, kepler_protocol::chunk::MAX_CHUNK_BYTES as u64, async |lane: Lane| {
+                    transfer::adopt(lane.stream, id, page, limits).await
+                });
             if !adopting.await? {
                 return Ok(false);
             }

@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::message::{Check, Cursor, MAX_CHECKED, NamePart, Page, Pull, Request, Response, encoded_len};
 use super::read::published;
@@ -103,6 +104,16 @@ impl Exchange {
         (peer.differs, peer.thorough, peer.not_before) = (true, true, now);
     }
 
+    /// Begins an exchange with one of `peers` at the next timeout: this node has to catch up with
+    /// what its roster started from, and does not vote before.
+    pub fn hurry(&mut self, now: Instant, peers: impl IntoIterator<Item = NodeId>) {
+        for peer in peers {
+            let peer = self.peer(now, peer);
+            (peer.differs, peer.not_before, peer.quiet) = (true, now, 0);
+        }
+        self.next = self.next.min(now);
+    }
+
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.current.is_some() {
             return None; // The driver reports every request at its deadline.
@@ -136,7 +147,7 @@ impl Catalog {
         let Some(peer) = self.rng.choice(reachable) else { return };
         let thorough =
             self.exchange.peers.get(&peer).is_some_and(|p| p.thorough) || step.electorate.standing().is_err();
-        self.exchange.next = step.now + self.config.exchange_interval;
+        self.exchange.next = step.now + self.exchange_pace(step);
         self.pull(
             step,
             Current {
@@ -254,8 +265,14 @@ impl Catalog {
         Ok(())
     }
 
+    /// The least time between two exchanges: a tenth of the usual while this node cannot vote.
+    fn exchange_pace(&self, step: &Step<'_>) -> Duration {
+        let catching_up = step.electorate.standing().is_err();
+        if catching_up { self.config.exchange_interval / 10 } else { self.config.exchange_interval }
+    }
+
     fn end_exchange(&mut self, step: &Step<'_>, current: &Current, done: bool) {
-        let interval = self.config.exchange_interval;
+        let interval = self.exchange_pace(step);
         let ours = self.knowledge.digest();
         if let Some(peer) = self.exchange.peers.get_mut(&current.peer) {
             peer.differs = peer.digest.is_some_and(|theirs| theirs != ours);

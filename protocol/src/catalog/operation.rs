@@ -97,7 +97,7 @@ pub(super) enum Stage {
     },
     Reading(super::read::Reading),
     Reserving(super::reserve::Reserving),
-    Publishing(super::write::Publishing),
+    Publishing(Box<super::write::Publishing>),
 }
 
 /// A home replica as an operation sees it.
@@ -356,10 +356,13 @@ impl Catalog {
         let Some(mut op) = self.operations.remove(&id) else { return Ok(()) };
         if let Some(target) = op.targets.get_mut(&node) {
             target.requests.retain(|id| *id != request);
-            if target.waiting.is_some_and(|(id, _)| id == request) {
+            let is_newest = target.waiting.is_some_and(|(id, _)| id == request);
+            if is_newest {
                 target.waiting = None;
             }
             match &response {
+                // What failed was asked again since.
+                Err(Unreachable) if !is_newest => {}
                 Err(Unreachable) => {
                     target.failures += 1;
                     let most = RETRY_FIRST * (1 << target.failures.min(4));
@@ -369,7 +372,9 @@ impl Catalog {
                 }
                 Ok(Response::NotReady(_) | Response::Behind(_) | Response::Ahead(_)) => {
                     target.failures += 1;
-                    target.not_before = Some(step.now + RETRY_NOT_READY);
+                    if is_newest {
+                        target.not_before = Some(step.now + RETRY_NOT_READY);
+                    }
                 }
                 Ok(_) => target.failures = 0,
             }
@@ -444,7 +449,7 @@ impl Catalog {
                     Stage::Idle { read_at } => Stage::Idle { read_at: *read_at },
                     Stage::Reading(_) => Stage::Reading(Default::default()),
                     Stage::Reserving(reserving) => Stage::Reserving(reserving.restarted()),
-                    Stage::Publishing(publishing) => Stage::Publishing(publishing.restarted()),
+                    Stage::Publishing(publishing) => Stage::Publishing(Box::new(publishing.restarted())),
                 };
                 self.enter(step, &mut op, stage, deadline);
             }

@@ -87,8 +87,9 @@ impl Catalog {
         self.events.push_back(Event::Completed { id, outcome: Outcome::Refused(refusal) });
     }
 
-    /// Why this node takes no write, if it takes none. `fast` writes only need admission.
-    fn write_refusal(&self, step: &Step<'_>, durability: Durability, fenced: bool) -> Option<Refusal> {
+    /// Why this node takes no write, if it takes none. Admission is enough: whoever is not ready
+    /// votes on nothing, but it can still ask those that are.
+    fn write_refusal(&self, step: &Step<'_>) -> Option<Refusal> {
         if self.operations.len() >= MAX_OPERATIONS {
             return Some(Refusal::NotReady("too many operations are under way".into()));
         }
@@ -96,11 +97,7 @@ impl Catalog {
             let why = step.electorate.standing().err();
             return Some(Refusal::NotReady(why.unwrap_or_else(|| "not admitted".into())));
         }
-        if durability == Durability::Fast && !fenced {
-            return None;
-        }
-        (!self.may_vote(step.electorate))
-            .then(|| Refusal::NotReady(step.electorate.standing().err().unwrap_or_default()))
+        None
     }
 
     fn begin(
@@ -112,7 +109,7 @@ impl Catalog {
         durability: Durability,
     ) -> Result<()> {
         let fenced = precondition != Precondition::None;
-        if let Some(refusal) = self.write_refusal(step, durability, fenced) {
+        if let Some(refusal) = self.write_refusal(step) {
             self.reject(id, refusal);
             return Ok(());
         }
@@ -219,7 +216,7 @@ impl Catalog {
     fn delete(&mut self, step: &mut Step<'_>, id: CommandId, name: Name, goal: Goal) -> Result<()> {
         let fenced = goal.precondition() != Precondition::None;
         let durability = goal.durability();
-        if let Some(refusal) = self.write_refusal(step, durability, fenced) {
+        if let Some(refusal) = self.write_refusal(step) {
             self.reject(id, refusal);
             return Ok(());
         }
@@ -391,7 +388,7 @@ impl Catalog {
             grace_end: None,
         };
         let deadline = op.end;
-        self.enter(step, op, Stage::Publishing(publishing), deadline);
+        self.enter(step, op, Stage::Publishing(Box::new(publishing)), deadline);
     }
 
     pub(super) fn wanted_publishing(
@@ -455,7 +452,9 @@ impl Catalog {
                 || op.targets.get(node).is_some_and(|target| target.failures > 0)
         };
         let everybody = op.targets.keys().all(settled);
-        if reached && publishing.grace_end.is_none() {
+        if !reached {
+            publishing.grace_end = None;
+        } else if publishing.grace_end.is_none() {
             publishing.grace_end = Some(step.now + self.config.ack_grace);
         }
         let over = publishing.grace_end.is_some_and(|at| at <= step.now);

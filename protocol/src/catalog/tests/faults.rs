@@ -6,9 +6,10 @@ use super::net::{Net, Workload, content};
 use crate::api::Durability;
 use crate::catalog::Faults;
 use crate::catalog::command::{Command, Outcome, Precondition};
+use crate::catalog::electorate::Electorate;
 use crate::name::Name;
 use crate::time::UnixMillis;
-use crate::version::{Dot, head};
+use crate::version::head;
 
 /// Runs the harness over its budget with the fault and without.
 fn finds(budget: u64, fault: fn(&mut Faults), harness: fn(u64, Faults) -> Result<(), String>) {
@@ -57,9 +58,24 @@ fn reused_dots_are_found() {
     finds(20, |faults| faults.reuse_dots = true, lose_databases);
 }
 
+/// A write reaches two of three; one of these loses its database, the other is cut off.
+fn forget_and_split(seed: u64, faults: Faults) -> Result<(), String> {
+    let mut net = Net::new(seed, 3, 3, faults);
+    let mut workload = Workload::new(3, 1, [0.0, 0.1, 0.4, 0.0]);
+    let (missed, forgot, left) = (seed as usize % 3, (seed as usize + 1) % 3, (seed as usize + 2) % 3);
+    net.partition(&[missed]);
+    workload.run(&mut net, Duration::from_secs(1));
+    net.wipe(forgot);
+    net.partition(&[left]);
+    net.start(forgot);
+    workload.run(&mut net, Duration::from_secs(2));
+    net.heal(Duration::from_secs(30));
+    workload.verdict(&mut net)
+}
+
 #[test]
 fn an_amnesiac_replica_that_votes_is_found() {
-    finds(40, |faults| faults.answer_before_ready = true, lose_databases);
+    finds(10, |faults| faults.answer_before_ready = true, forget_and_split);
 }
 
 /// One writer after another: each supersedes the one before, so nothing is ever in conflict.
@@ -99,35 +115,34 @@ fn a_tombstone_as_head_is_found() {
     finds(3, |faults| faults.tombstone_as_head = true, create_after_delete);
 }
 
+/// Two writers that are no replicas, and a split while the first one's votes come in.
 fn race(seed: u64, faults: Faults) -> Result<(), String> {
-    let mut net = Net::new(seed, 3, 3, faults);
+    let mut net = Net::new(seed, 5, 3, faults);
     let file: Name = "x".parse().unwrap();
-    let Outcome::Published { version, .. } = net.put(0, &file, 1, Precondition::None, Durability::Quorum)
-    else {
+    let durability = Durability::Quorum;
+    let Outcome::Published { version, .. } = net.put(0, &file, 1, Precondition::None, durability) else {
         return Err(format!("seed {seed}: not written"));
     };
-    let precondition = Precondition::Head(version.dot);
-    let dots: Vec<(usize, Dot)> = [0, 1]
-        .into_iter()
-        .filter_map(|node| {
-            let durability = Durability::Quorum;
-            match net.ask(node, Command::Begin { name: file.clone(), precondition, durability }) {
-                Outcome::Begun { dot } => Some((node, dot)),
-                _ => None,
-            }
-        })
-        .collect();
+    let homes = net.nodes[0].electorate.homes(&file)[0].nodes.clone();
+    let (home, away): (Vec<usize>, Vec<usize>) = (0..5).partition(|n| homes.contains(&net.nodes[*n].id));
+    let begin = Command::Begin { name: file, precondition: Precondition::Head(version.dot), durability };
+    let mut begun = Vec::new();
+    for node in &away {
+        let Outcome::Begun { dot } = net.ask(*node, begin.clone()) else {
+            return Err(format!("seed {seed}: not begun"));
+        };
+        begun.push((*node, Command::Publish { dot, content: Some(content(2)), created_at: UnixMillis(0) }));
+    }
     net.run_for(Duration::from_millis(100));
-    // Slow, so that reservations run out and votes are asked for twice.
-    net.slow = 0.5;
     let mut ids = Vec::new();
-    for (node, dot) in dots {
-        let created_at = UnixMillis(0);
-        ids.push(
-            net.command(node, Command::Publish { dot, content: Some(content(dot.sequence)), created_at }),
-        );
-        let pause = net.rng.u64(..3000);
+    for (node, publish) in begun {
+        ids.push(net.command(node, publish));
+        let pause = net.rng.u64(10..60);
         net.run_for(Duration::from_millis(pause));
+        // The first writer is left with one replica, and a slow one, until its reservations ran out.
+        net.partition(&[away[0], home[0]]);
+        net.slow = if ids.len() == 1 { 0.7 } else { 0.0 };
+        net.run_for(Duration::from_millis(5000));
     }
     let outcomes: Vec<_> = ids.into_iter().filter_map(|id| net.wait(id)).collect();
     let winners = outcomes.iter().filter(|o| matches!(o, Outcome::Published { .. })).count();
@@ -136,7 +151,7 @@ fn race(seed: u64, faults: Faults) -> Result<(), String> {
 
 #[test]
 fn repeated_votes_that_count_are_found() {
-    finds(1500, |faults| faults.count_repeated_votes = true, race);
+    finds(200, |faults| faults.count_repeated_votes = true, race);
 }
 
 /// One seed under several clock assignments ends with one head.

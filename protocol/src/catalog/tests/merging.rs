@@ -126,7 +126,10 @@ fn converge(seed: u64, nodes: usize, length: usize, names: usize) {
         net.step(0, |catalog, storage, _, _| catalog.merge(storage, version).map(drop));
     }
     assert_eq!(live(&held(&net.nodes[0].storage)), live(&expected), "seed {seed}");
-    assert_eq!(net.nodes[0].storage.all_stubs().count(), 0, "seed {seed}: stubs are left");
+    // Only of what nobody ever met are stubs left: it might still come.
+    let seen = net.nodes[0].storage.seen().unwrap();
+    let left = net.nodes[0].storage.all_stubs().find(|stub| seen.contains(&stub.dot));
+    assert_eq!(left, None, "seed {seed}");
 }
 
 #[test]
@@ -148,6 +151,10 @@ fn an_exchange_of_many_pages_converges() {
         net.step(0, |catalog, storage, _, _| catalog.merge(storage, &version).map(drop));
     }
     net.run_for(Duration::from_secs(10));
-    assert_eq!(held(&net.nodes[0].storage), held(&net.nodes[1].storage));
-    assert!(held(&net.nodes[1].storage).len() > 1000);
+    let live = |node: usize| -> BTreeSet<Dot> {
+        let survivors = net.nodes[node].storage.all_survivors().map(|s| &s.version);
+        survivors.filter(|v| !v.is_tombstone()).map(|v| v.dot).collect()
+    };
+    assert!(live(0) == live(1), "they differ in {:?}", live(0).symmetric_difference(&live(1)).count());
+    assert!(live(1).len() > 1000);
 }

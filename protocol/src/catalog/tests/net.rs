@@ -18,6 +18,12 @@ use crate::roster::DatabaseId;
 use crate::time::{Instant, UnixMillis};
 use crate::version::{Content, Dot, Version, head};
 
+/// How many seeds a test runs: `count`, or that many times `KEPLER_SEEDS`.
+pub(super) fn seeds(count: u64) -> std::ops::Range<u64> {
+    let factor = std::env::var("KEPLER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    0..count * factor
+}
+
 pub(super) fn content(number: u64) -> Content {
     let root = ChunkId::of(Codec::Raw, &number.to_be_bytes());
     Content { root, size: number, chunks: 1, content_type: None }
@@ -67,7 +73,13 @@ pub(super) struct Net {
     pub outcomes: BTreeMap<CommandId, Outcome>,
     /// Every version that was ever published.
     pub ledger: BTreeMap<Dot, Version>,
+    /// Every `fast` version, which hides what it saw at its receiver before it is published.
+    kept: BTreeMap<Dot, Version>,
+    /// What supersedes each version directly.
+    later: BTreeMap<Dot, BTreeSet<Dot>>,
     pub sent: u64,
+    /// Steps within the present millisecond: a machine that spins is a bug.
+    spin: (u64, u32),
 }
 
 impl Net {
@@ -100,7 +112,10 @@ impl Net {
             tokens: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             ledger: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            later: BTreeMap::new(),
             sent: 0,
+            spin: (0, 0),
             rng,
         };
         (0..count).for_each(|node| net.start(node));
@@ -249,9 +264,14 @@ impl Net {
     }
 
     fn record(&mut self, node: usize, dot: &Dot) {
-        if let Some(survivor) = self.nodes[node].storage.survivor(dot).unwrap()
-            && survivor.published
-        {
+        if let Some(survivor) = self.nodes[node].storage.survivor(dot).unwrap() {
+            for earlier in survivor.version.context.iter() {
+                self.later.entry(*earlier).or_default().insert(*dot);
+            }
+            if !survivor.published {
+                self.kept.insert(*dot, survivor.version);
+                return;
+            }
             let known = self.ledger.entry(*dot).or_insert_with(|| survivor.version.clone());
             if !self.faults.reuse_dots {
                 assert_eq!(*known, survivor.version, "seed {}: a dot names two versions", self.seed);
@@ -324,6 +344,10 @@ impl Net {
     }
 
     fn handle(&mut self, item: Item) {
+        let millisecond = self.now.as_micros() / 1000;
+        self.spin =
+            if self.spin.0 == millisecond { (millisecond, self.spin.1 + 1) } else { (millisecond, 0) };
+        assert!(self.spin.1 < 700, "seed {}: a machine spins", self.seed);
         match item {
             Item::Request { to, from, epoch, id, bytes } => {
                 if self.cut.contains(&(from, to)) {
@@ -518,11 +542,8 @@ impl Net {
             if survivors.contains(&dot) || self.ledger.get(&dot).is_some_and(Version::is_tombstone) {
                 return true;
             }
-            for later in self.ledger.values().filter(|v| v.context.contains(&dot)) {
-                if reached.insert(later.dot) {
-                    queue.push(later.dot);
-                }
-            }
+            let later = self.later.get(&dot).into_iter().flatten();
+            queue.extend(later.filter(|dot| reached.insert(**dot)));
         }
         false
     }

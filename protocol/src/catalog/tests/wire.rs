@@ -24,7 +24,9 @@ fn version(sequence: u64) -> Version {
 
 fn examples() -> (Vec<Request>, Vec<Response>) {
     let mut seen = Seen::default();
-    [1, 2, 4].map(|sequence| seen.insert(version(sequence).dot));
+    for sequence in [1, 2, 4] {
+        seen.insert(version(sequence).dot);
+    }
     let name = version(1).name;
     let requests = vec![
         Request::Read(Read {
