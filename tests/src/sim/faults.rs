@@ -155,6 +155,10 @@ impl Default for Budget {
     }
 }
 
+/// The least age of a copy that is restored. What happened since must have been told to somebody: a
+/// copy that nobody can contradict is the operator's risk.
+const TOLD: Duration = Duration::from_secs(10);
+
 /// Plans the faults from one instant to another.
 pub fn plan(
     budget: &Budget,
@@ -200,9 +204,9 @@ pub fn plan(
                 let place = losers[random.usize(0..losers.len())];
                 match random.u8(0..3) {
                     0 => Fault::LoseDatabase { place, down: time },
-                    1 => {
-                        let earlier =
-                            from + Duration::from_micros(random.u64(0..=at.since(from).as_micros() as u64));
+                    1 if at.since(from) > TOLD => {
+                        let latest = (at.since(from) - TOLD).as_micros() as u64;
+                        let earlier = from + Duration::from_micros(random.u64(0..=latest));
                         faults.push((earlier, Fault::Backup { place }));
                         Fault::RestoreDatabase { place, down: time }
                     }
