@@ -249,8 +249,8 @@ enum Purpose {
 }
 
 impl Catalog {
-    /// Opens the catalog in `storage`: closes the dots that were left open, and lets standing
-    /// reservations run anew. `seed` feeds back-off and the choice of peers. `generation` is 64
+    /// Opens the catalog in `storage`: lets standing reservations run anew, and closes the dots that
+    /// were left open as soon as the electorate says that the database is intact. `seed` feeds back-off and the choice of peers. `generation` is 64
     /// random bits, never given twice: the log of this node's writes until the next opening.
     ///
     /// # Errors
@@ -264,8 +264,8 @@ impl Catalog {
         generation: u64,
     ) -> Result<Self> {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let mut knowledge = Knowledge::open(storage)?;
-        let dots = dots::Dots::open(&config, storage, &mut knowledge, generation)?;
+        let knowledge = Knowledge::open(storage)?;
+        let dots = dots::Dots::open(&config, storage, generation)?;
         Ok(Self {
             knowledge,
             told: 0,
@@ -429,6 +429,9 @@ impl Catalog {
     ) -> Result<()> {
         let mut step = Step { storage, now, electorate };
         self.replica.handle_roster(step.storage, electorate.number())?;
+        if electorate.is_intact() {
+            self.dots.close_left(step.storage, &mut self.knowledge)?;
+        }
         let standing = electorate.standing();
         if self.ready.as_ref() != Some(&standing) {
             if standing.is_err() {
@@ -442,6 +445,16 @@ impl Catalog {
         self.restart_operations(&mut step)?;
         self.tell();
         Ok(())
+    }
+
+    /// The database was found to be behind what it once was: what it holds as left open may have
+    /// been published since.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails.
+    pub fn handle_database_replaced(&mut self, storage: &mut dyn Storage) -> Result<()> {
+        self.dots.forget_left(storage)
     }
 
     /// Does what is due.

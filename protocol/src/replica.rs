@@ -307,9 +307,10 @@ impl Replica {
                 match event {
                     council::Event::Adopted(roster) => self.outputs.push_back(Output::Roster(roster)),
                     council::Event::Refused(reason) => self.outputs.push_back(Output::Refused(reason)),
-                    council::Event::FloorKnown
-                    | council::Event::Ready(_)
-                    | council::Event::DatabaseReplaced { .. } => {}
+                    council::Event::DatabaseReplaced { .. } => {
+                        self.catalog.handle_database_replaced(storage)?;
+                    }
+                    council::Event::FloorKnown | council::Event::Ready(_) => {}
                 }
                 self.catalog.handle_roster(storage, now, &self.council)?;
             }

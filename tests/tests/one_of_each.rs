@@ -13,15 +13,12 @@ const MACHINES: [(&str, &str, &[&str]); 4] = [
 ];
 
 /// Other names of decisions that nobody may define again.
-const DECISIONS: [&str; 14] = [
+const DECISIONS: [&str; 11] = [
     "Ring",
-    "View",
     "Roster",
-    "Seen",
     "SeenSet",
     "Dot",
     "Origin",
-    "Context",
     "Stamp",
     "Acceptor",
     "Proposer",

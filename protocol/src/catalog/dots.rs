@@ -1,4 +1,7 @@
-//! Dots of this node: reserved durably in blocks, recorded while open, closed at the start.
+//! Dots of this node: reserved durably in blocks, recorded while open, closed after a start.
+//!
+//! What an earlier process left open is closed only once the database is known to be the latest:
+//! an older copy takes for open what was published since, and to close that would deny it.
 
 use super::Config;
 use super::merge::Knowledge;
@@ -18,6 +21,8 @@ pub(super) struct Dots {
     last: u64,
     /// The last one that is reserved on disk.
     reserved: u64,
+    /// Left open by earlier processes.
+    left: Vec<Dot>,
 }
 
 pub(super) fn key_of(dot: &Dot) -> Vec<u8> {
@@ -29,17 +34,10 @@ pub(super) fn parse<'b, T: minicbor::Decode<'b, ()>>(bytes: &'b [u8]) -> Result<
 }
 
 impl Dots {
-    /// Closes what was left open, and begins a log of this generation.
-    pub fn open(
-        config: &Config,
-        storage: &mut dyn Storage,
-        knowledge: &mut Knowledge,
-        generation: u64,
-    ) -> Result<Self> {
-        for (key, _) in storage.records(Table::Open)? {
-            knowledge.close(storage, parse(&key)?)?;
-            storage.put_record(Table::Open, &key, None)?;
-        }
+    /// Finds what was left open, and begins a log of this generation.
+    pub fn open(config: &Config, storage: &mut dyn Storage, generation: u64) -> Result<Self> {
+        let records = storage.records(Table::Open)?;
+        let left = records.iter().map(|(key, _)| parse(key)).collect::<Result<_>>()?;
         let generation = if config.faults.reuse_dots { 1 } else { generation };
         let (before, reserved) = match storage.record(Table::Catalog, BLOCK_KEY)? {
             Some(record) => parse::<(u64, u64)>(&record)?,
@@ -47,7 +45,21 @@ impl Dots {
         };
         // A log goes on only where its own record says how far it came.
         let last = if before == generation { reserved } else { 0 };
-        Ok(Self { origin: Origin { node: config.node, generation }, last, reserved: last })
+        Ok(Self { origin: Origin { node: config.node, generation }, last, reserved: last, left })
+    }
+
+    /// The database is the latest: what was left open was never published.
+    pub fn close_left(&mut self, storage: &mut dyn Storage, knowledge: &mut Knowledge) -> Result<()> {
+        for dot in std::mem::take(&mut self.left) {
+            knowledge.close(storage, dot)?;
+            forget_open(storage, &dot)?;
+        }
+        Ok(())
+    }
+
+    /// The database was found to be behind: others know better what became of what it left open.
+    pub fn forget_left(&mut self, storage: &mut dyn Storage) -> Result<()> {
+        std::mem::take(&mut self.left).iter().try_for_each(|dot| forget_open(storage, dot))
     }
 
     /// The next dot, not yet recorded as open.

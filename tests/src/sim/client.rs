@@ -14,6 +14,7 @@ use kepler_protocol::name::Name;
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::{Dot, Version, head};
 
+use super::invariants::Ledger;
 use super::network::Place;
 use super::process::{Answer, Ask};
 use crate::history::{Action, History, Line, Phase};
@@ -280,17 +281,32 @@ impl Clients {
 
     /// The history, with the versions of unanswered writes filled in from every version that ever
     /// reached a disk: a client cannot know them, an observer of the disks can.
-    pub fn complete(&self, stored: &BTreeMap<Dot, Version>, nodes: &[String]) -> History {
+    pub fn complete(&self, ledger: &Ledger, nodes: &[String]) -> History {
         let mut named: BTreeSet<Dot> = self.acknowledged.iter().map(|(_, v, _)| v.dot).collect();
         let mut found: BTreeMap<u64, &Version> = BTreeMap::new();
-        for (operation, open) in &self.unanswered {
+        let mut ends: BTreeMap<u64, (u64, Option<Dot>)> = BTreeMap::new();
+        for line in self.history.lines().iter().filter(|line| line.phase == Phase::Unknown) {
+            ends.insert(line.id, (line.end, line.version.as_ref().and_then(|token| token.parse().ok())));
+        }
+        // Some were told which version it would be.
+        for (operation, (_, dot)) in &ends {
+            if let Some(version) = dot.as_ref().and_then(|dot| ledger.stored.get(dot)) {
+                named.insert(version.dot);
+                found.insert(*operation, version);
+            }
+        }
+        for (operation, open) in self.unanswered.iter().filter(|(operation, _)| !ends[operation].1.is_some())
+        {
+            let while_asked =
+                |at: &Instant| *at >= self.began(*operation) && at.as_micros() <= ends[operation].0;
             let fits = |version: &&Version| {
                 version.name == open.name
                     && version.dot.origin.node.as_str() == nodes[open.place]
                     && version.content.as_ref().map(|c| c.root) == open.value
                     && !named.contains(&version.dot)
+                    && (open.value.is_some() || ledger.stored_at.get(&version.dot).is_some_and(while_asked))
             };
-            if let Some(version) = stored.values().find(fits) {
+            if let Some(version) = ledger.stored.values().find(fits) {
                 named.insert(version.dot);
                 found.insert(*operation, version);
             }

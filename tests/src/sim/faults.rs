@@ -1,7 +1,7 @@
 //! What goes wrong, when, and for how long: planned from the seed, within a budget.
 //!
 //! The budget is what must be recoverable. State is lost (a database, a disk, a step back to an
-//! older copy) on at most N - majority nodes of a run; everything else (kills, power cuts, freezes,
+//! older copy) on at most N - majority nodes of a run, there any number of times; everything else (kills, power cuts, freezes,
 //! cuts, loss, delays, doubling, clocks, disk errors) is without limit, for all of it ends.
 
 use std::fmt;
@@ -130,7 +130,7 @@ impl fmt::Display for Fault {
 pub struct Budget {
     /// The mean time between faults.
     pub every: Duration,
-    /// On how many nodes state may be lost.
+    /// On how many nodes state may be lost, however often.
     pub losses: usize,
     /// Whether messages may be cut, lost, delayed.
     pub network: bool,
@@ -155,6 +155,10 @@ impl Default for Budget {
     }
 }
 
+/// The least age of a copy that is restored. What happened since must have been told to somebody: a
+/// copy that nobody can contradict is the operator's risk.
+const TOLD: Duration = Duration::from_secs(10);
+
 /// Plans the faults from one instant to another.
 pub fn plan(
     budget: &Budget,
@@ -165,7 +169,9 @@ pub fn plan(
 ) -> Vec<(Instant, Fault)> {
     let mut faults = Vec::new();
     let mut at = from;
-    let mut lost = 0;
+    let mut losers: Vec<Place> = (0..nodes).collect();
+    random.shuffle(&mut losers);
+    losers.truncate(budget.losses);
     loop {
         at += Duration::from_micros(random.u64(0..=2 * budget.every.as_micros() as u64));
         if at >= to {
@@ -194,13 +200,13 @@ pub fn plan(
             12 if budget.disks => {
                 Fault::SlowDisk { place, commit: Duration::from_millis(random.u64(5..500)), time }
             }
-            13.. if lost < budget.losses => {
-                lost += 1;
+            13.. if !losers.is_empty() => {
+                let place = losers[random.usize(0..losers.len())];
                 match random.u8(0..3) {
                     0 => Fault::LoseDatabase { place, down: time },
-                    1 => {
-                        let earlier =
-                            from + Duration::from_micros(random.u64(0..=at.since(from).as_micros() as u64));
+                    1 if at.since(from) > TOLD => {
+                        let latest = (at.since(from) - TOLD).as_micros() as u64;
+                        let earlier = from + Duration::from_micros(random.u64(0..=latest));
                         faults.push((earlier, Fault::Backup { place }));
                         Fault::RestoreDatabase { place, down: time }
                     }

@@ -33,6 +33,8 @@ impl fmt::Display for Violation {
 pub struct Ledger {
     /// By dot.
     pub stored: BTreeMap<Dot, Version>,
+    /// When each of them first did.
+    pub stored_at: BTreeMap<Dot, Instant>,
     /// In the order found.
     pub violations: Vec<Violation>,
 }
@@ -40,6 +42,7 @@ pub struct Ledger {
 impl Ledger {
     /// Notes that a version reached a disk. I22: it is the one that its dot has always named.
     pub fn stored(&mut self, seed: u64, at: Instant, version: Version) {
+        self.stored_at.entry(version.dot).or_insert(at);
         let known = self.stored.entry(version.dot).or_insert_with(|| version.clone());
         if *known != version && !self.violations.iter().any(|v| v.invariant == "I22") {
             let detail = format!("{} names two versions: {known:?} and {version:?}", version.dot);

@@ -775,7 +775,12 @@ impl Process for Node {
                 format!("{} {state:?} {} key {key:02x} heard {heard}", statement.id, statement.incarnation)
             })
             .collect();
-        format!("{} at roster {roster} has seen {seen:?}, members {members:?}", self.seat.id)
+        let ring: Vec<NodeId> = self.ring.nodes().collect();
+        let own = self.swim.view(0).member(&self.seat.id).map(|own| (own.state, own.incarnation));
+        format!(
+            "{} {own:?} at roster {roster}, ring {ring:?}, members {members:?}, has seen {seen:?}",
+            self.seat.id
+        )
     }
 
     fn replicas(&self) -> usize {

@@ -8,7 +8,9 @@ use std::fmt;
 use std::time::Duration;
 
 use kepler_protocol::api::Durability;
+use kepler_protocol::catalog::command::Refusal;
 use kepler_protocol::time::Instant;
+use kepler_protocol::version::{Version, head};
 
 use super::client::{self, Clients, Kind, Planned, Workload, name_of};
 use super::faults::{self, Budget, Fault};
@@ -153,6 +155,10 @@ impl fmt::Display for Report {
 
 /// How long a cluster may take to become ready at first, and again when everything is healed.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// How long after that a node may refuse writes: a member that missed a rumour learns of it from a
+/// full-state exchange, which comes every 30 s.
+const WRITES_WITHIN: Duration = Duration::from_secs(40);
 
 /// How long catalogs may differ once everything is healed and all are ready.
 const EQUAL_WITHIN: Duration = Duration::from_secs(30);
@@ -300,13 +306,16 @@ impl<P: Process> Run<P> {
                 durability: Durability::Quorum,
             };
             let before = self.clients.ended[0];
-            self.ask(&planned);
-            let deadline = self.world.now() + Duration::from_secs(20);
+            let deadline = self.world.now() + WRITES_WITHIN;
             while self.clients.ended[0] == before && self.world.now() < deadline {
+                if self.clients.under_way() == 0 {
+                    self.ask(&planned);
+                }
                 self.advance(LOOK);
             }
             if self.clients.ended[0] == before {
-                return Err(self.violation("I17", format!("n{place} takes no write after healing")));
+                let detail = format!("n{place} takes no write after healing\n{}", self.states());
+                return Err(self.violation("I17", detail));
             }
         }
         let deadline = self.world.now() + EQUAL_WITHIN;
@@ -345,7 +354,7 @@ impl<P: Process> Run<P> {
 
     fn report(mut self) -> Report {
         let nodes: Vec<String> = self.world.nodes.iter().map(|n| n.id.to_string()).collect();
-        let history = self.clients.complete(&self.ledger.stored, &nodes);
+        let history = self.clients.complete(&self.ledger, &nodes);
         match crate::history::checker::check(&history) {
             Ok(found) => {
                 for violation in found {
@@ -359,7 +368,13 @@ impl<P: Process> Run<P> {
         }
         let mut state = super::clock_heap::Trace::default();
         for node in &self.world.nodes {
-            for version in node.durable.survivors() {
+            let survivors = node.durable.survivors();
+            let names: BTreeSet<_> = survivors.iter().map(|v| &v.name).collect();
+            for name in names {
+                let head = head(survivors.iter().filter(|v| v.name == *name));
+                state.mix_bytes(head.map(|v| v.dot.to_string()).unwrap_or_default().as_bytes());
+            }
+            for version in survivors {
                 state.mix_bytes(version.dot.to_string().as_bytes());
             }
         }
@@ -387,13 +402,17 @@ impl<P: Process> Run<P> {
                 return Ok(());
             }
             if self.world.now() >= deadline {
-                let states: Vec<String> =
-                    self.world.nodes.iter().filter_map(|n| Some(n.process.as_ref()?.describe())).collect();
-                let states = states.join("\n");
-                return Err(self.violation("I17", format!("not ready after {phase}: {reasons:?}\n{states}")));
+                let detail = format!("not ready after {phase}: {reasons:?}\n{}", self.states());
+                return Err(self.violation("I17", detail));
             }
             self.advance(LOOK);
         }
+    }
+
+    /// What every process believes, for whoever looks into a failure.
+    fn states(&self) -> String {
+        let states = self.world.nodes.iter().filter_map(|n| Some(n.process.as_ref()?.describe()));
+        states.collect::<Vec<_>>().join("\n")
     }
 
     fn unready(&self, place: Place) -> Option<String> {
@@ -455,6 +474,13 @@ impl<P: Process> Run<P> {
     fn answered(&mut self, operation: u64, place: Place, answer: &Answer) {
         self.world.trace.mix(operation);
         self.clients.answered(operation, answer, self.world.now());
+        if let Answer::Refused(Refusal::PreconditionFailed { head: Some(dot) }) = answer
+            && self.ledger.stored.get(dot).is_some_and(Version::is_tombstone)
+        {
+            let detail =
+                format!("operation {operation} was refused for the head {dot}, which is a tombstone");
+            self.ledger.violations.push(self.violation("I9", detail));
+        }
         let Answer::Written(version) = answer else { return };
         let Some((_, _, durability)) = self.clients.acknowledged.last() else { return };
         let Some(process) = &self.world.nodes[place].process else { return };
