@@ -103,7 +103,8 @@ impl Node {
         let capacity = config.node.capacity.unwrap_or(usage.capacity);
         let remembered = peers::load(&store).await?;
         let seeds = resolve_seeds(&config).await?;
-        let founds = seeds.is_empty() && config.network.seeds.is_empty() && remembered.is_empty() && !served_before;
+        let founds =
+            seeds.is_empty() && config.network.seeds.is_empty() && remembered.is_empty() && !served_before;
 
         let identity = swim::SigningKey::from_bytes(&opened.identity);
         let key = identity.verifying_key().to_bytes();
