@@ -29,9 +29,6 @@ use crate::swarm::{self, TransferError};
 use crate::tasks::Tasks;
 use crate::telemetry::{Direction, Metrics, Purpose};
 
-/// How many nodes beyond the owners may take over for those that do not answer.
-const FALLBACKS: usize = 8;
-
 /// Within this a placement has succeeded or is refused.
 pub const PLACEMENT_DEADLINE: Duration = Duration::from_secs(9);
 
@@ -239,15 +236,15 @@ impl Chunks {
         let electors = inner.electors.borrow().clone();
         let (wanted, majority) =
             electors.replicas().ok_or_else(|| PlaceError::NotReady(electors.reason()))?;
-        let preference = self.view().ring().candidates(id.key(), wanted, wanted + FALLBACKS);
+        let owners = electors.owners(id.key());
+        let candidates = quorum::candidates(&self.view(), id.key(), wanted, &owners);
         let config = quorum::Config {
             majority,
             ack_grace: inner.ack_grace,
             deadline: within.min(PLACEMENT_DEADLINE),
             ..quorum::Config::new(durability, wanted)
         };
-        let mut machine =
-            Placement::new(inner.store.now(), config, preference, electors.owners(id.key()), inner.me);
+        let mut machine = Placement::new(inner.store.now(), config, candidates, owners, inner.me);
         let mut attempts = FuturesUnordered::new();
         let mut local_failure = None;
         loop {
