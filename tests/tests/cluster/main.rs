@@ -8,4 +8,5 @@ mod conditional;
 mod crashes;
 mod deaths;
 mod joins;
+mod partitions;
 mod vectors;
