@@ -11,5 +11,6 @@ mod databases;
 mod deaths;
 mod examples;
 mod joins;
+mod partitions;
 mod readme;
 mod vectors;
