@@ -435,8 +435,10 @@ impl<P: Process> Run<P> {
             let here: BTreeSet<_> = first.iter().map(|v| (&v.name, v.dot)).collect();
             let there: BTreeSet<_> = other.iter().map(|v| (&v.name, v.dot)).collect();
             (here != there).then(|| {
-                let difference: Vec<_> = here.symmetric_difference(&there).collect();
-                format!("catalogs of n0 and {} differ in {difference:?}", node.id)
+                let only =
+                    |a: &BTreeSet<_>, b: &BTreeSet<_>| format!("{:?}", a.difference(b).collect::<Vec<_>>());
+                let (ours, theirs) = (only(&here, &there), only(&there, &here));
+                format!("n0 alone holds {ours}, {} alone {theirs}\n{}", node.id, self.states())
             })
         })
     }
