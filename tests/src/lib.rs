@@ -5,7 +5,7 @@
 //! | [`sim`] | a cluster under a virtual clock, network and disk, from one seed |
 //! | [`membership`] | membership alone, at sizes that the whole cluster is not simulated at |
 //! | [`history`] | what clients saw, as lines of JSON, and the checker that judges it |
-//! | [`cluster`] | real processes, driven over HTTP and by signals (feature `cluster`) |
+//! | `cluster` | real processes, driven over HTTP and by signals (feature `cluster`) |
 //!
 //! Without the feature `cluster` this crate needs `kepler-protocol` alone and builds in seconds.
 
