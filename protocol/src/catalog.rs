@@ -369,6 +369,7 @@ impl Catalog {
         if from == self.config.node {
             return;
         }
+        self.collect.heard(from, database, seen_digest);
         if seen_digest == self.knowledge.digest() {
             let seen = self.collect.snapshot(&self.knowledge);
             self.collect.announced(from, database, seen);

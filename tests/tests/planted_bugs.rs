@@ -85,22 +85,28 @@ fn a_folder_that_is_not_synced_is_found() {
     found("no folder sync", 5, &["I4"], crowded, |setup| setup.no_folder_sync = true);
 }
 
+/// Half of all messages come twice.
+fn doubled(seed: u64) -> Options {
+    let mut options = lagging(seed);
+    options.usual.duplication = 500_000;
+    options
+}
+
+#[test]
+fn a_repeated_acknowledgement_of_a_chunk_that_counts_again_is_found() {
+    found("repeated acknowledgements", 60, &["I4"], doubled, |setup| setup.quorum.count_repeats = true);
+}
+
 #[test]
 fn a_repeated_vote_that_counts_again_is_found() {
-    found(
-        "repeated votes",
-        60,
-        &["I4", "I21", "I1"],
-        |seed| {
-            let mut options = crowded(seed);
-            options.usual.duplication = 500_000;
-            options
-        },
-        |setup| {
-            setup.catalog.count_repeated_votes = true;
-            setup.quorum.count_repeats = true;
-        },
-    );
+    found("repeated votes", 60, &["I4", "I21", "I1", "I9", "I14", "I6"], doubled, |setup| {
+        setup.catalog.count_repeated_votes = true;
+    });
+}
+
+#[test]
+fn a_chunk_acknowledged_one_short_is_found() {
+    found("acknowledge one short", 20, &["I4"], crowded, |setup| setup.quorum.ack_one_short = true);
 }
 
 #[test]

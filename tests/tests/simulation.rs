@@ -39,14 +39,14 @@ fn sweep(title: &str, count: u64, options: impl Fn(u64) -> Options) -> Report {
 
 #[test]
 fn every_promise_holds_under_mixed_faults() {
-    let count = seeds(60);
+    let count = seeds(300);
     let sum = sweep("mixed faults", count, Options::new);
     assert!(sum.operations[0] > count * 20, "hardly anything was acknowledged: {sum}");
 }
 
 #[test]
 fn every_promise_holds_with_half_of_all_messages_doubled() {
-    sweep("half of all messages doubled", seeds(15), |seed| Options {
+    sweep("half of all messages doubled", seeds(60), |seed| Options {
         usual: Link { duplication: 500_000, ..Link::default() },
         ..Options::new(seed)
     });
@@ -54,7 +54,7 @@ fn every_promise_holds_with_half_of_all_messages_doubled() {
 
 #[test]
 fn every_promise_holds_where_writers_race() {
-    sweep("racing writers", seeds(15), |seed| {
+    sweep("racing writers", seeds(60), |seed| {
         let mut options = Options::new(seed);
         options.workload.every = Duration::from_millis(150);
         (options.workload.names, options.workload.conditional) = (2, 60);
@@ -65,7 +65,7 @@ fn every_promise_holds_where_writers_race() {
 
 #[test]
 fn wall_clocks_decide_nothing() {
-    for seed in first()..first() + seeds(2) {
+    for seed in first()..first() + seeds(4) {
         let of = |clocks| {
             let mut options = Options { clocks, ..Options::new(seed) };
             options.chaos = Duration::from_secs(40);

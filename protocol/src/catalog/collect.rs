@@ -14,6 +14,7 @@ use super::merge::Knowledge;
 use super::seen::Seen;
 use super::storage::Result;
 use super::{Catalog, SharedSeen, Step};
+use crate::name::Name;
 use crate::node_id::NodeId;
 use crate::roster::DatabaseId;
 use crate::time::Instant;
@@ -22,6 +23,9 @@ use crate::version::Dot;
 /// How many stubs are looked at in one step.
 const BATCH: usize = 1000;
 
+/// Names looked at for forgotten tombstones each time.
+const NAMES: usize = 250;
+
 const BETWEEN_BATCHES: Duration = Duration::from_millis(20);
 
 /// What members have announced, and how far the present pass came.
@@ -29,19 +33,48 @@ const BETWEEN_BATCHES: Duration = Duration::from_millis(20);
 pub(super) struct Collector {
     members: BTreeMap<NodeId, DatabaseId>,
     announced: BTreeMap<NodeId, (DatabaseId, SharedSeen)>,
+    /// Digests announced last. Members are told of changes only: whether a digest is ours is seen
+    /// again at each look through the stubs, for it may be this node that has caught up.
+    heard: BTreeMap<NodeId, (DatabaseId, [u8; 16])>,
     snapshot: Option<(u64, SharedSeen)>,
     cursor: Option<Dot>,
+    /// Where the pass over names for forgotten tombstones goes on.
+    names: Option<Name>,
     next: Instant,
 }
 
 impl Collector {
     pub const fn new(next: Instant) -> Self {
-        Self { members: BTreeMap::new(), announced: BTreeMap::new(), snapshot: None, cursor: None, next }
+        Self {
+            members: BTreeMap::new(),
+            announced: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            snapshot: None,
+            cursor: None,
+            names: None,
+            next,
+        }
     }
 
     pub fn handle_members(&mut self, members: &[(NodeId, DatabaseId)]) {
         self.members = members.iter().copied().collect();
         self.announced.retain(|node, (database, _)| self.members.get(node) == Some(database));
+    }
+
+    /// A member announced this digest of what it has seen.
+    pub fn heard(&mut self, node: NodeId, database: DatabaseId, digest: [u8; 16]) {
+        self.heard.insert(node, (database, digest));
+    }
+
+    /// Takes whoever announced last what this node has seen as having seen just that.
+    fn compare(&mut self, knowledge: &mut Knowledge) {
+        let (ours, members) = (knowledge.digest(), &self.members);
+        self.heard.retain(|node, _| members.contains_key(node));
+        let equal = self.heard.iter().filter(|(_, (_, digest))| *digest == ours);
+        for (node, database) in equal.map(|(node, (database, _))| (*node, *database)).collect::<Vec<_>>() {
+            let seen = self.snapshot(knowledge);
+            self.announced(node, database, seen);
+        }
     }
 
     /// Our own `seen`, shared between all members that announce the same.
@@ -88,6 +121,7 @@ impl Catalog {
         if !self.collect.members.contains_key(&self.config.node) {
             return Ok(());
         }
+        self.collect.compare(&mut self.knowledge);
         let stubs = step.storage.stubs_after(self.collect.cursor.as_ref(), BATCH)?;
         self.collect.cursor = None;
         if stubs.len() == BATCH {
@@ -108,6 +142,26 @@ impl Catalog {
                 step.storage.remove_survivor(&by)?;
             }
             step.storage.remove_stub(&stub.dot)?;
+        }
+        self.collect_tombstones(step)
+    }
+
+    /// A stub names one version that supersedes its dot. Where two did, the stub of the one that
+    /// came first is gone and would never lead to it: a slow pass over all names finds it.
+    fn collect_tombstones(&mut self, step: &mut Step<'_>) -> Result<()> {
+        let names = step.storage.names(self.collect.names.as_ref(), NAMES)?;
+        self.collect.names = names.last().filter(|_| names.len() == NAMES).cloned();
+        for name in &names {
+            for survivor in step.storage.survivors(name)? {
+                let by_all = |dot: &Dot| {
+                    self.collect.everybody_has_seen(&self.config.node, self.knowledge.seen(), dot)
+                };
+                let version = &survivor.version;
+                let is_over = survivor.published && version.is_tombstone();
+                if is_over && by_all(&version.dot) && version.context.iter().all(by_all) {
+                    step.storage.remove_survivor(&version.dot)?;
+                }
+            }
         }
         Ok(())
     }

@@ -185,9 +185,9 @@ impl<'a> Register<'a> {
     /// Fills in who supersedes whom, transitively.
     fn relate(&mut self, contexts: &[Option<Vec<Token>>]) {
         let count = self.versions.len();
-        for index in 0..count {
+        for (index, context) in contexts.iter().enumerate() {
             let operation_of = &self.versions[index];
-            let (surely, perhaps) = match &contexts[index] {
+            let (surely, perhaps) = match context {
                 Some(context) => {
                     let known: BTreeSet<usize> =
                         context.iter().filter_map(|t| self.by_token.get(t).copied()).collect();

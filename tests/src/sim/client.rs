@@ -295,8 +295,7 @@ impl Clients {
                 found.insert(*operation, version);
             }
         }
-        for (operation, open) in self.unanswered.iter().filter(|(operation, _)| !ends[operation].1.is_some())
-        {
+        for (operation, open) in self.unanswered.iter().filter(|(operation, _)| ends[operation].1.is_none()) {
             let while_asked =
                 |at: &Instant| *at >= self.began(*operation) && at.as_micros() <= ends[operation].0;
             let fits = |version: &&Version| {

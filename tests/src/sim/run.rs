@@ -247,13 +247,13 @@ impl<P: Process> Run<P> {
 
     /// All phases.
     pub fn to_end(mut self) -> Report {
-        let phases: [fn(&mut Self) -> Result<(), Violation>; 4] =
-            [Self::warm_up, Self::chaos, Self::liveness, Self::verify];
-        for phase in phases {
-            if let Err(violation) = phase(&mut self) {
-                self.ledger.violations.push(violation);
-                break;
-            }
+        let phases = self.warm_up().and_then(|()| {
+            self.chaos();
+            self.liveness()?;
+            self.verify()
+        });
+        if let Err(violation) = phases {
+            self.ledger.violations.push(violation);
         }
         self.report()
     }
@@ -266,7 +266,7 @@ impl<P: Process> Run<P> {
         self.until_ready("warm-up")
     }
 
-    fn chaos(&mut self) -> Result<(), Violation> {
+    fn chaos(&mut self) {
         self.started_at = self.world.now();
         let offset = self.started_at.since(Instant::ZERO);
         for (index, (at, _)) in self.plan.faults.iter().enumerate() {
@@ -277,7 +277,6 @@ impl<P: Process> Run<P> {
         }
         self.advance(self.plan.options.chaos);
         self.heal();
-        Ok(())
     }
 
     fn heal(&mut self) {
@@ -435,8 +434,10 @@ impl<P: Process> Run<P> {
             let here: BTreeSet<_> = first.iter().map(|v| (&v.name, v.dot)).collect();
             let there: BTreeSet<_> = other.iter().map(|v| (&v.name, v.dot)).collect();
             (here != there).then(|| {
-                let difference: Vec<_> = here.symmetric_difference(&there).collect();
-                format!("catalogs of n0 and {} differ in {difference:?}", node.id)
+                let only =
+                    |a: &BTreeSet<_>, b: &BTreeSet<_>| format!("{:?}", a.difference(b).collect::<Vec<_>>());
+                let (ours, theirs) = (only(&here, &there), only(&there, &here));
+                format!("n0 alone holds {ours}, {} alone {theirs}\n{}", node.id, self.states())
             })
         })
     }

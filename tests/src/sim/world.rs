@@ -74,6 +74,7 @@ struct Return {
 
 /// What the world tells whoever drives it.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one at a time is in flight")]
 pub enum Happening {
     /// A process made a step.
     Stepped(Place),
