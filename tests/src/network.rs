@@ -178,6 +178,18 @@ impl Network {
         self.change(|faults| *faults = Faults::default())
     }
 
+    /// Packets that the present rules have stopped at all hosts; a change of a host's rules forgets its own.
+    pub fn dropped(&self) -> Result<u64> {
+        let mut packets = 0;
+        for host in 0..self.hosts {
+            let namespace = self.namespace(host);
+            let rules = run("ip", &["netns", "exec", &namespace, "nft", "list", "ruleset"], "")?;
+            let counters = rules.split("counter packets ").skip(1);
+            packets += counters.filter_map(|c| c.split(' ').next()?.parse::<u64>().ok()).sum::<u64>();
+        }
+        Ok(packets)
+    }
+
     fn hub(&self) -> String {
         format!("{}-hub", self.tag)
     }
@@ -205,14 +217,14 @@ impl Network {
                     Traffic::Udp => "meta l4proto udp ",
                     Traffic::Tcp => "meta l4proto tcp ",
                 };
-                writeln!(rules, "ip saddr {} {protocol}drop", self.address(from))?;
+                writeln!(rules, "ip saddr {} {protocol}counter drop", self.address(from))?;
             }
             if faults.loss > 0 {
                 let (b, c) = self.subnet;
                 let loss = faults.loss;
                 writeln!(
                     rules,
-                    "ip saddr 198.{b}.{c}.0/24 meta l4proto udp numgen random mod 100 < {loss} drop"
+                    "ip saddr 198.{b}.{c}.0/24 meta l4proto udp numgen random mod 100 < {loss} counter drop"
                 )?;
             }
             rules.push_str("}\n}\n");

@@ -59,13 +59,15 @@ async fn partitions_are_not_seen_in_full_load_and_a_fifth_of_datagrams_lost() ->
     let (load, cores) = Load::start();
     let outcome = watch(&cluster, Duration::from_secs(seconds)).await;
     drop(load);
+    let dropped = cluster.network().dropped()?;
     let polls = outcome.inspect_err(|_| cluster.print_logs())?;
     witness.nobody_died().inspect_err(|_| cluster.print_logs())?;
     let suspected = witness.said(Status::Suspect).len();
     println!(
         "{seconds} s of full load on {cores} cores and 20 % datagram loss: {polls} polls of 3 nodes, \
-         {suspected} suspicions, 0 deaths"
+         {dropped} datagrams lost, {suspected} suspicions, 0 deaths"
     );
+    ensure!(dropped > 10, "only {dropped} datagrams were lost");
     Ok(())
 }
 
@@ -79,16 +81,21 @@ async fn partitions_of_datagrams_alone_kill_nobody() -> Result<()> {
     let one = watch(&cluster, hold).await.inspect_err(|_| cluster.print_logs())?;
     witness.nobody_died().inspect_err(|_| cluster.print_logs())?;
     let suspected_one = witness.said(Status::Suspect).len();
+    let dropped_one = cluster.network().dropped()?;
+    ensure!(dropped_one > 0, "no datagram was blocked");
     cluster.network().cut_both(0, 2, Traffic::Udp)?;
     let both = watch(&cluster, hold).await.inspect_err(|_| cluster.print_logs())?;
     witness.nobody_died().inspect_err(|_| cluster.print_logs())?;
     let suspected = witness.said(Status::Suspect).len() - suspected_one;
+    let dropped = cluster.network().dropped()?;
+    ensure!(dropped > 0, "no datagram was blocked");
     for (i, node) in cluster.nodes.iter().enumerate() {
         put_gives(node, &format!("over-tcp/{i}"), "", "x", StatusCode::OK).await?;
     }
     println!(
-        "UDP blocked, TCP open, {hold:?} each: between two nodes {one} polls and {suspected_one} suspicions, around \
-         one node {both} polls and {suspected} suspicions, 0 deaths, quorum writes through all three"
+        "UDP blocked, TCP open, {hold:?} each: between two nodes {one} polls, {dropped_one} datagrams blocked, \
+         {suspected_one} suspicions; around one node {both} polls, {dropped} blocked, {suspected} suspicions; \
+         0 deaths, quorum writes through all three"
     );
     Ok(())
 }
@@ -106,7 +113,7 @@ async fn partitions_one_way_heal() -> Result<()> {
     network.heal()?;
     let first = one_cluster(&cluster, Duration::from_secs(10)).await?;
     // Nobody hears a, which hears everybody; then a hears nobody, whom everybody hears.
-    let mut healed = Vec::new();
+    let (mut healed, mut told) = (Vec::new(), 0);
     for deaf in [false, true] {
         network.graph(|from, to| if deaf { to != 0 } else { from != 0 })?;
         let started = Instant::now();
@@ -116,11 +123,24 @@ async fn partitions_one_way_heal() -> Result<()> {
             n += 1;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        println!("{deaf}: {:#?}", [Status::Suspect, Status::Dead, Status::Alive].map(|s| witness.said(s)));
+        for node in &cluster.nodes {
+            println!(
+                "{} sees {:?} {:?} {:?}",
+                node.id,
+                node.sees("node-a").await,
+                node.sees("node-b").await,
+                node.sees("node-c").await
+            );
+        }
         network.heal()?;
         let merged = one_cluster(&cluster, Duration::from_secs(10)).await?;
+        let dead = witness.said(Status::Dead).len();
+        told = dead;
         let equal = catalogs_equal(&cluster, n, Duration::from_secs(30)).await?;
         healed.push((n, merged, equal));
     }
+    ensure!(told > 0, "nobody was ever declared dead: are events followed at all?");
     println!(
         "one way: b deaf to a for 8 s with {suspected} suspicions and 0 deaths, whole after {first:?}; a unheard, \
          then deaf, 10 s each (quorum writes by the others, whole after, catalogs equal after): {healed:?}"
