@@ -91,7 +91,12 @@ async fn large(cluster: &Cluster, round: u64) -> Result<()> {
             total += bytes?.len();
         }
         ensure!(total == LARGE * MIB);
-        row(cluster, &format!("get 1 GiB, warm, through {label}, run {round}"), &rate(total, started.elapsed()), cpu)?;
+        row(
+            cluster,
+            &format!("get 1 GiB, warm, through {label}, run {round}"),
+            &rate(total, started.elapsed()),
+            cpu,
+        )?;
     }
 
     let mut firsts = Vec::new();
@@ -108,7 +113,12 @@ async fn large(cluster: &Cluster, round: u64) -> Result<()> {
         }
     }
     let cpu = processor_seconds(cluster)?;
-    row(cluster, &format!("first byte of a range in the middle of 1 GiB, run {round}"), &quantiles(&mut firsts), cpu)
+    row(
+        cluster,
+        &format!("first byte of a range in the middle of 1 GiB, run {round}"),
+        &quantiles(&mut firsts),
+        cpu,
+    )
 }
 
 async fn small(cluster: &Cluster, round: u64, size: usize) -> Result<()> {
@@ -117,7 +127,8 @@ async fn small(cluster: &Cluster, round: u64, size: usize) -> Result<()> {
         let next = Arc::new(AtomicUsize::new(0));
         let (cpu, started) = (processor_seconds(cluster)?, Instant::now());
         let workers = (0..16).map(|_| {
-            let (next, urls) = (next.clone(), cluster.nodes.iter().map(|n| n.file_url("")).collect::<Vec<_>>());
+            let (next, urls) =
+                (next.clone(), cluster.nodes.iter().map(|n| n.file_url("")).collect::<Vec<_>>());
             let client = cluster.nodes[0].client().clone();
             tokio::spawn(async move {
                 let mut times = Vec::new();
@@ -134,7 +145,10 @@ async fn small(cluster: &Cluster, round: u64, size: usize) -> Result<()> {
                         ensure!(answer.status() == 200, "{}", answer.text().await?);
                     } else {
                         let answer = client.get(url).send().await?;
-                        ensure!(answer.status() == 200 && answer.bytes().await? == body, "a small file differs");
+                        ensure!(
+                            answer.status() == 200 && answer.bytes().await? == body,
+                            "a small file differs"
+                        );
                     }
                     times.push(started.elapsed());
                 }

@@ -11,6 +11,9 @@ use reqwest::StatusCode;
 
 use super::{catalogs_equal, one_cluster};
 
+/// Who succeeded, by name and by the token that was written upon.
+type Winners = BTreeMap<(String, Option<String>), Vec<String>>;
+
 #[tokio::test]
 async fn partitions_never_let_two_conditional_writers_with_one_token_succeed() -> Result<()> {
     const NAMES: usize = 5;
@@ -23,7 +26,7 @@ async fn partitions_never_let_two_conditional_writers_with_one_token_succeed() -
     let running = Cell::new(NAMES);
     let (cuts, heals) = (Cell::new(0), Cell::new(0));
     // Who succeeded from which token of which name.
-    let won: RefCell<BTreeMap<(String, Option<String>), Vec<String>>> = RefCell::default();
+    let won: RefCell<Winners> = RefCell::default();
     let statuses: RefCell<BTreeMap<u16, usize>> = RefCell::default();
     let raced = Cell::new(0);
 
