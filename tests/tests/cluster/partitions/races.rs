@@ -13,7 +13,7 @@ use super::{catalogs_equal, one_cluster};
 
 #[tokio::test]
 async fn partitions_never_let_two_conditional_writers_with_one_token_succeed() -> Result<()> {
-    const NAMES: usize = 5;
+    const NAMES: usize = 20;
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let cluster = Cluster::start_apart(3, &[]).await?;
