@@ -31,7 +31,7 @@ sim: ## Simulations; SEEDS=10000 for more
 cluster: ## Tests on real processes; FULL=1 for the full numbers
 	tests/all cluster
 
-bench: ## Measure, and write docs/BENCHMARKS.md; PEERS_DIR=... to measure rivals beside it
+bench: ## Measure, and write docs/BENCHMARKS.md
 	tests/bench
 
 fmt: ## Format all code

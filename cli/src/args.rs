@@ -18,7 +18,7 @@ pub struct Args {
     #[arg(long, env = "KEPLER_TOKEN", hide_env_values = true, global = true)]
     pub token: Option<String>,
 
-    /// Print JSON for scripts.
+    /// Print JSON for scripts: one document a line, errors too.
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -41,11 +41,14 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 precondition failed, 5 una
 pub enum Command {
     /// Store files.
     ///
-    /// With one FILE, NAME is its name; with several, or with -r, NAME is a folder.
+    /// With one FILE, NAME is its name; with several, or with a / at its end, NAME is a folder. With -r a
+    /// folder becomes NAME; several become folders in NAME. Links are followed. The node gives up on
+    /// a pipe that is silent for 30 s, or slower than 1 KiB/s beyond a minute of waiting.
     #[command(after_help = "Examples:
   kepler put a.txt docs/a.txt
   kepler put *.jpg photos
-  kepler put -r ./site www
+  kepler put -r ./site www              site/index.html becomes www/index.html
+  kepler put -r ./site www/             site/index.html becomes www/site/index.html
   pg_dump db | kepler put - dumps/db.sql --durability all")]
     Put(Put),
     /// Fetch a file, verify every chunk against its CID, and resume where a broken fetch ended.
@@ -54,13 +57,22 @@ pub enum Command {
   kepler get docs/a.txt -              to standard output
   kepler get -r photos ./backup        a whole folder")]
     Get(Get),
-    /// Print files to standard output.
+    /// Print files to standard output, each chunk only after it was verified.
+    #[command(after_help = "Examples:
+  kepler cat notes.txt
+  kepler cat part-1 part-2 | tar x")]
     Cat {
         /// The files.
         #[arg(required = true)]
         names: Vec<Name>,
     },
-    /// List names.
+    /// List names, as the node knows them.
+    ///
+    /// With --json: one page of the listing a line.
+    #[command(after_help = "Examples:
+  kepler ls                            files and folders at the top
+  kepler ls -l photos                  those in photos, with sizes and times
+  kepler ls -r --json | jq -r '.files[].name'")]
     Ls {
         /// Only names in this folder.
         prefix: Option<String>,
@@ -72,6 +84,10 @@ pub enum Command {
         long: bool,
     },
     /// Delete files.
+    #[command(after_help = "Examples:
+  kepler rm docs/a.txt
+  kepler rm -r photos/2019
+  kepler rm docs/a.txt --version node-b.8311d712c8213e9a.1     one side of a conflict")]
     Rm {
         /// The files, or with -r the folders.
         #[arg(required = true)]
@@ -80,44 +96,65 @@ pub enum Command {
         #[arg(short, long)]
         recursive: bool,
         /// Delete only this version, such as a conflict.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "recursive")]
         version: Option<String>,
         /// What must be reached before the answer.
         #[arg(long, value_enum, default_value_t)]
         durability: Durability,
     },
-    /// Show everything known of a file.
+    /// Show everything known of a file: its versions, conflicts among them.
+    #[command(after_help = "Example:
+  kepler stat docs/a.txt")]
     Stat {
         /// The file.
         name: Name,
     },
     /// Copy a file; no bytes move.
+    #[command(after_help = "Example:
+  kepler cp docs/a.txt docs/b.txt")]
     Cp(Copy),
     /// Move a file; no bytes move.
+    #[command(after_help = "Example:
+  kepler mv docs/a.txt archive/a.txt --durability all")]
     Mv(Copy),
     /// Look at the cluster.
     #[command(subcommand)]
     Cluster(Cluster),
     /// Show where a file's chunks belong and who holds them.
+    #[command(after_help = "Example:
+  kepler locate docs/a.txt")]
     Locate {
         /// The file.
         name: Name,
     },
-    /// Follow what happens on the node, until interrupted.
+    /// Follow what happens on the node, until interrupted: one line of JSON an event.
+    #[command(after_help = "Example:
+  kepler events | jq -c 'select(.type == \"member\")'")]
     Events,
     /// Run a node: the `kepler-node` beside this program, else on PATH, with the same flags.
-    #[command(disable_help_flag = true)]
+    #[command(
+        disable_help_flag = true,
+        after_help = "Example:
+  kepler node --node-id node-b --http-port 3002 --gossip-port 4002 --transfer-port 5002 --seeds 127.0.0.1:4001"
+    )]
     Node {
         /// Flags of kepler-node; see `kepler node --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         flags: Vec<String>,
     },
     /// Run a whole cluster on this machine until Ctrl-C.
+    ///
+    /// A node that dies is reported, and the others go on. A second Ctrl-C does not wait for the nodes.
+    #[command(after_help = "Examples:
+  kepler dev
+  kepler dev --nodes 5 --dir /tmp/five --http-port 6001")]
     Dev(Dev),
     /// Make keys.
     #[command(subcommand)]
     Key(Key),
     /// Print a completion script for a shell.
+    #[command(after_help = "Example:
+  kepler completions bash > ~/.local/share/bash-completion/completions/kepler")]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -158,10 +195,10 @@ pub struct Get {
     #[arg(short, long)]
     pub recursive: bool,
     /// Fetch this version, such as a conflict.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "recursive")]
     pub version: Option<String>,
     /// Refuse anything but this CID, whatever the node says.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "recursive")]
     pub cid: Option<kepler_protocol::chunk::ChunkId>,
 }
 
@@ -202,6 +239,8 @@ pub enum Cluster {
 #[derive(Subcommand, Debug)]
 pub enum Key {
     /// Print a new cluster key: 64 hex digits for CLUSTER_KEY.
+    #[command(after_help = "Example:
+  (umask 077; kepler key generate > cluster.key) && CLUSTER_KEY_FILE=cluster.key kepler node --node-id node-a")]
     Generate,
 }
 

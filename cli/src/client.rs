@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
 use kepler_protocol::api::{self, Problem};
 use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::name::Name;
@@ -31,13 +33,23 @@ const SEGMENT: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// How long a node may be silent in the middle of an answer.
-const SILENCE: Duration = Duration::from_secs(60);
+/// How long a node may be silent: in the middle of an answer, or while it should take an upload.
+pub const SILENCE: Duration = Duration::from_secs(60);
+
+/// The largest chunk there can be, in bytes; whoever sends more is not believed.
+const MAX_CHUNK: usize = 64 << 20;
+
+/// The longest error document that is read, in bytes.
+const MAX_PROBLEM: usize = 64 << 10;
+
+/// The largest JSON answer that is read, in bytes: the stat of a file of a million chunks fits.
+const MAX_JSON: usize = 1 << 30;
 
 /// A node's HTTP API.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
+    upload: reqwest::Client,
     base: String,
     token: Option<String>,
 }
@@ -52,13 +64,16 @@ impl Client {
         if !base.starts_with("http://") {
             return Err(Failure::Usage(format!("{base:?} is no address: use http://HOST:PORT")).into());
         }
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .read_timeout(SILENCE)
-            .no_proxy()
-            .build()
-            .context("set up HTTP")?;
-        Ok(Self { http, base, token })
+        let builder = || {
+            reqwest::Client::builder()
+                .connect_timeout(Duration::from_secs(5))
+                .redirect(reqwest::redirect::Policy::none())
+                .no_proxy()
+        };
+        let http = builder().read_timeout(SILENCE).build().context("set up HTTP")?;
+        // A read timeout runs while a body is sent, and would end every upload that takes longer.
+        let upload = builder().build().context("set up HTTP")?;
+        Ok(Self { http, upload, base, token })
     }
 
     /// The path of a file.
@@ -70,8 +85,16 @@ impl Client {
 
     /// A request, with what every request carries.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self
-            .http
+        self.with(&self.http, method, path)
+    }
+
+    /// A request with a body of any length; the caller watches over its progress.
+    pub fn upload(&self, path: &str) -> RequestBuilder {
+        self.with(&self.upload, Method::PUT, path)
+    }
+
+    fn with(&self, http: &reqwest::Client, method: Method, path: &str) -> RequestBuilder {
+        let request = http
             .request(method, format!("{}{path}", self.base))
             .header("Kepler-Client", concat!("kepler/", env!("CARGO_PKG_VERSION")));
         match &self.token {
@@ -90,16 +113,48 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let text = response.text().await.unwrap_or_default();
-        let problem = serde_json::from_str(&text).unwrap_or_else(|_| Problem {
+        let text = self.body(response, MAX_PROBLEM).await.unwrap_or_default();
+        let problem = serde_json::from_slice(&text).unwrap_or_else(|_| Problem {
             kind: "unknown".to_owned(),
             title: status.to_string(),
             status: status.as_u16(),
-            detail: format!("the node answered {status}"),
+            detail: format!("{} answered {status}: is it a KeplerFS node? `kepler version` shows", self.base),
             answered: None,
             needed: None,
         });
         Err(Failure::Problem(Box::new(problem)).into())
+    }
+
+    /// The body of an answer, up to `limit` bytes.
+    ///
+    /// # Errors
+    /// [`Failure::Unreachable`] if it breaks off, [`Failure::Untrusted`] if it is longer.
+    pub async fn body(&self, response: Response, limit: usize) -> Result<Bytes, Failure> {
+        let too_long = || Failure::Untrusted(format!("it is longer than {limit} bytes"));
+        if response.content_length().is_some_and(|length| length > limit as u64) {
+            return Err(too_long());
+        }
+        let mut body = BytesMut::new();
+        let mut pieces = response.bytes_stream();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| self.unreachable(&error))?;
+            if body.len() + piece.len() > limit {
+                return Err(too_long());
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body.freeze())
+    }
+
+    /// A JSON answer.
+    ///
+    /// # Errors
+    /// As [`Client::body`], and when it is not what it should be.
+    pub async fn parse<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
+        let bytes = self.body(response, MAX_JSON).await?;
+        serde_json::from_slice(&bytes).with_context(|| {
+            format!("read the answer of {}: is it a KeplerFS node of this version?", self.base)
+        })
     }
 
     /// What to say when no answer came, or broke off.
@@ -110,7 +165,15 @@ impl Client {
             reason = cause.to_string();
             source = cause.source();
         }
-        Failure::Unreachable { url: self.base.clone(), reason }
+        if error.is_builder() {
+            return Failure::Usage(format!("that cannot be asked of a node: {reason}"));
+        }
+        self.silent(&reason)
+    }
+
+    /// What to say of a node that did not answer.
+    pub fn silent(&self, reason: &str) -> Failure {
+        Failure::Unreachable { url: self.base.clone(), reason: reason.to_owned() }
     }
 
     /// GET of a JSON document.
@@ -118,9 +181,7 @@ impl Client {
     /// # Errors
     /// As [`Client::send`].
     pub async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let response = self.send(self.request(Method::GET, path)).await?;
-        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("read the answer to GET {path}"))
+        self.parse(self.send(self.request(Method::GET, path)).await?).await
     }
 
     /// A chunk, checked against its id: a gateway that lies is caught here.
@@ -129,7 +190,7 @@ impl Client {
     /// As [`Client::send`], and [`Failure::Untrusted`].
     pub async fn chunk(&self, id: ChunkId) -> Result<Chunk> {
         let response = self.send(self.request(Method::GET, &format!("/v1/chunks/{id}"))).await?;
-        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        let bytes = self.body(response, MAX_CHUNK).await?;
         Ok(Chunk::verify(id, bytes).map_err(|corrupt| Failure::Untrusted(corrupt.to_string()))?)
     }
 
@@ -148,14 +209,38 @@ impl Client {
             let mut query = vec![("prefix", prefix), ("limit", "1000")];
             query.extend(delimiter.map(|delimiter| ("delimiter", delimiter)));
             query.extend(after.as_deref().map(|after| ("after", after)));
-            let response = self.send(self.request(Method::GET, "/v1/files").query(&query)).await?;
-            let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
-            let page: api::Listing = serde_json::from_slice(&bytes).context("read a page of names")?;
-            after = page.next.clone();
+            let page: api::Listing =
+                self.parse(self.send(self.request(Method::GET, "/v1/files").query(&query)).await?).await?;
+            let next = page.next.clone();
             each(page)?;
-            if after.is_none() {
+            if next.is_none() {
                 return Ok(());
             }
+            if next <= after {
+                return Err(Failure::Untrusted("its pages of names go in a circle".to_owned()).into());
+            }
+            after = next;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_escaped_a_segment_at_a_time() {
+        let path = |name: &str| Client::file_path(&name.parse().expect("a name"));
+        assert_eq!(path("a/b c.txt"), "/v1/files/a/b%20c.txt");
+        assert_eq!(path("100%/x?y#z"), "/v1/files/100%25/x%3Fy%23z");
+        assert_eq!(path("a+b"), "/v1/files/a+b");
+        assert_eq!(path("ü"), "/v1/files/%C3%BC");
+    }
+
+    #[test]
+    fn an_address_without_a_scheme_is_a_usage_error_that_shows_the_form() {
+        let error = Client::new("127.0.0.1:3000", None).err().expect("refused");
+        assert!(matches!(error.downcast_ref(), Some(Failure::Usage(_))), "{error}");
+        assert!(error.to_string().contains("http://HOST:PORT"), "{error}");
     }
 }

@@ -5,8 +5,11 @@ mod dev;
 mod get;
 mod names;
 mod put;
+mod upload;
 
-use anyhow::Result;
+use std::io::Write as _;
+
+use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
 use serde_json::json;
 
@@ -19,7 +22,17 @@ use crate::output::Output;
 /// # Errors
 /// Whatever went wrong, ready to be shown.
 pub async fn run(args: Args, output: &Output) -> Result<()> {
-    let client = Client::new(&args.node, args.token)?;
+    // What needs no node works whatever KEPLER_URL says.
+    let client = Client::new(&args.node, args.token);
+    match args.command {
+        Command::Node { flags } => return dev::node(&flags),
+        Command::Dev(options) => return dev::run(output, options).await,
+        Command::Key(args::Key::Generate) => return key(output),
+        Command::Completions { shell } => return completions(shell),
+        Command::Version => return cluster::version(client.ok().as_ref(), output).await,
+        _ => {}
+    }
+    let client = client?;
     match args.command {
         Command::Put(put) => put::run(&client, output, put).await,
         Command::Get(get) => get::run(&client, output, get).await,
@@ -38,17 +51,23 @@ pub async fn run(args: Args, output: &Output) -> Result<()> {
         Command::Cluster(args::Cluster::Ring) => cluster::ring(&client, output).await,
         Command::Locate { name } => names::locate(&client, output, &name).await,
         Command::Events => cluster::events(&client).await,
-        Command::Node { flags } => dev::node(&flags),
-        Command::Dev(options) => dev::run(options).await,
-        Command::Key(args::Key::Generate) => {
-            let mut key = [0; 32];
-            getrandom::fill(&mut key).map_err(|e| anyhow::anyhow!("draw a key: {e}"))?;
-            output.print(&json!({ "cluster_key": hex::encode(key) }), |_| hex::encode(key))
-        }
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "kepler", &mut std::io::stdout());
-            Ok(())
-        }
-        Command::Version => cluster::version(&client, output).await,
+        Command::Node { .. }
+        | Command::Dev(_)
+        | Command::Key(_)
+        | Command::Completions { .. }
+        | Command::Version => unreachable!("done above"),
     }
+}
+
+fn key(output: &Output) -> Result<()> {
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|e| anyhow::anyhow!("draw a key: {e}"))?;
+    output.print(&json!({ "cluster_key": hex::encode(key) }), |_| hex::encode(key))
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<()> {
+    // To memory first: the generator panics where its output is closed.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "kepler", &mut script);
+    std::io::stdout().write_all(&script).context("print the script")
 }

@@ -20,13 +20,30 @@ use clap::Parser as _;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args = match args::Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
     let output = output::Output::new(args.json);
     match command::run(args, &output).await {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if exit::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);
-            exit::code(&error)
+            exit::exit(&error)
         }
     }
+}
+
+/// Help and version, or what is wrong with the arguments: in JSON too, if they ask for it.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+        let text = error.render().to_string();
+        let failure = exit::Failure::Usage(text.trim().trim_start_matches("error: ").to_owned());
+        output::Output::new(true).error(&failure.into());
+    } else {
+        // Nobody is left to be told that it could not be printed.
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }

@@ -8,6 +8,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::exit;
+
 /// Where results go: for people or for scripts.
 pub struct Output {
     json: bool,
@@ -34,9 +36,16 @@ impl Output {
     /// Says what went wrong, with its causes.
     pub fn error(&self, error: &anyhow::Error) {
         if self.json {
-            eprintln!("{}", serde_json::json!({ "error": format!("{error:#}") }));
+            complain(&exit::to_json(error).to_string());
         } else {
-            eprintln!("kepler: {error:#}");
+            complain(&format!("kepler: {error:#}"));
+        }
+    }
+
+    /// Tells a person something beside the result; scripts are spared.
+    pub fn note(&self, text: &str) {
+        if !self.json {
+            complain(&format!("kepler: {text}"));
         }
     }
 
@@ -59,6 +68,11 @@ impl Output {
     }
 }
 
+/// A line to standard error; nobody is left to be told if that is closed.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// A table without lines.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
@@ -70,10 +84,16 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
         table.add_row(row);
     }
     let text = table.to_string();
-    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    // Every cell is padded by a blank on both sides.
+    text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect::<Vec<_>>().join("\n")
 }
 
 /// Bytes for people.
 pub fn size(bytes: u64) -> String {
     bytesize::ByteSize(bytes).to_string()
+}
+
+/// `1 chunk`, `2 chunks`.
+pub fn count(number: u64, word: &str) -> String {
+    if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") }
 }

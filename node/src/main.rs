@@ -36,12 +36,19 @@ fn run(config: Config) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            tracing::info!("stopping: finishing what runs");
+            let mut told = async || {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            };
+            told().await;
+            tracing::info!("stopping: finishing what runs; once more stops at once");
             stop.cancel();
+            told().await;
+            // Nothing is lost: what was acknowledged is durable, and the next start closes the rest.
+            tracing::warn!("told twice: stopping at once");
+            std::process::exit(1);
         });
         node.run().await
     })

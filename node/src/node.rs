@@ -30,8 +30,8 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::gateway;
 use crate::gossip;
-use crate::replication::catalog::Driver;
-use crate::replication::chunks::Chunks;
+use crate::replication::catalog::{Backlog, Driver};
+use crate::replication::chunks::{self, Chunks};
 use crate::replication::electorate::Electors;
 use crate::replication::sender::Sender;
 use crate::service::cluster::ClusterService;
@@ -40,6 +40,9 @@ use crate::store::{self, Store};
 use crate::swarm;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
+
+/// The file that says which ports are in use: there from the first start on.
+const ADDRESSES: &str = "addresses.json";
 
 /// Events kept for a follower that is slow.
 const EVENTS: usize = 1024;
@@ -85,6 +88,9 @@ impl Node {
             .with_context(|| format!("HTTP_PORT: listen on {bind}:{}", config.network.http_port))?;
         let http_port = listener.local_addr()?.port();
 
+        // Whoever has served before never founds, even if the database is lost: its cluster, which
+        // knows where it lives, will contact it.
+        let served_before = tokio::fs::try_exists(config.node.data_dir.join(ADDRESSES)).await.unwrap_or(true);
         let settings = store::Config {
             data_dir: config.node.data_dir.clone(),
             min_free: config.storage.min_free,
@@ -97,7 +103,8 @@ impl Node {
         let capacity = config.node.capacity.unwrap_or(usage.capacity);
         let remembered = peers::load(&store).await?;
         let seeds = resolve_seeds(&config).await?;
-        let founds = seeds.is_empty() && config.network.seeds.is_empty() && remembered.is_empty();
+        let founds =
+            seeds.is_empty() && config.network.seeds.is_empty() && remembered.is_empty() && !served_before;
 
         let identity = swim::SigningKey::from_bytes(&opened.identity);
         let key = identity.verifying_key().to_bytes();
@@ -117,7 +124,8 @@ impl Node {
             listen: SocketAddr::new(bind, config.network.transfer_port),
             limits: swarm::Limits::default(),
         };
-        let chunk_store = Arc::new(roads::Doors(store.clone()));
+        let metrics = Arc::new(Metrics::new());
+        let chunk_store = Arc::new(roads::Doors { store: store.clone(), metrics: metrics.clone() });
         let (swarm, inbound, transfer_addr) = swarm::start(swarm_config, view.clone(), chunk_store)
             .context("TRANSFER_PORT: start the transfer port")?;
 
@@ -170,11 +178,13 @@ impl Node {
             generation: random_u64()?,
         };
         let (outputs, replica_outputs) = mpsc::unbounded_channel();
-        let installing = store.clone();
+        let backlog = Backlog::default();
+        let (installing, growing) = (store.clone(), backlog.clone());
         let seat = tokio::task::spawn_blocking(move || {
             installing.install(
                 move |storage, now| Replica::open(replica, storage, now).map(roads::Seated),
                 move |batch: Vec<Output>| {
+                    growing.grow(batch.len());
                     // Once nobody carries outputs out, the node is stopping.
                     let _ = outputs.send(batch);
                 },
@@ -188,36 +198,34 @@ impl Node {
         let (events, _) = broadcast::channel(EVENTS);
         let (driver, catalog) = Driver::new(
             seat,
-            replica_outputs,
+            (replica_outputs, backlog),
             swarm.clone(),
             gossip.clone(),
             electors_source,
             events.clone(),
             tasks.clone(),
         );
-        let chunks = Chunks::new(
-            id,
-            config.timing.ack_grace,
-            store.clone(),
-            swarm.clone(),
-            view.clone(),
-            electors.clone(),
-            tasks.clone(),
-        );
+        let chunks = Chunks::new(chunks::Parts {
+            me: id,
+            ack_grace: config.timing.ack_grace,
+            store: store.clone(),
+            swarm: swarm.clone(),
+            view: view.clone(),
+            electors: electors.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        });
         let cluster = Arc::new(ClusterService::new(id, view.clone(), swarm.clone()));
         let queue_grew = Arc::new(Notify::new());
-        let metrics = Arc::new(Metrics::new());
 
         // The replica's outputs are carried out until the store ends, after all other tasks.
-        tokio::spawn(driver.run());
-        tasks.spawn(roads::views(
-            gossip.view(),
-            view_source,
-            catalog.clone(),
-            metrics.clone(),
-            tasks.stop().clone(),
-        ));
-        tasks.spawn(
+        tasks.spawn_last("catalog", driver.run());
+        tasks.spawn_vital(
+            "views",
+            roads::views(gossip.view(), view_source, catalog.clone(), metrics.clone(), tasks.stop().clone()),
+        );
+        tasks.spawn_vital(
+            "gossip",
             roads::GossipEvents {
                 inbox: gossip_events,
                 gossip: gossip.clone(),
@@ -230,8 +238,21 @@ impl Node {
             }
             .run(),
         );
-        tasks.spawn(roads::inbound(inbound, gossip.clone(), catalog.clone(), tasks.clone()));
-        tasks.spawn(
+        tasks.spawn_vital(
+            "inbound",
+            roads::inbound(inbound, gossip.clone(), catalog.clone(), store.clone(), tasks.clone()),
+        );
+        let loads = roads::loads(
+            id,
+            store.clone(),
+            swarm.clone(),
+            view.clone(),
+            cluster.clone(),
+            tasks.stop().clone(),
+        );
+        tasks.spawn_vital("loads", loads);
+        tasks.spawn_vital(
+            "sender",
             Sender {
                 store: store.clone(),
                 chunks: chunks.clone(),
@@ -240,17 +261,22 @@ impl Node {
                 view,
                 grew: queue_grew.clone(),
                 events: events.clone(),
+                metrics: metrics.clone(),
                 tasks: tasks.clone(),
             }
             .run(),
         );
-        tasks.spawn(roads::measure(
-            store.clone(),
-            gossip.clone(),
-            electors.clone(),
-            metrics.clone(),
-            tasks.stop().clone(),
-        ));
+        tasks.spawn_vital(
+            "measure",
+            roads::measure(
+                store.clone(),
+                gossip.clone(),
+                swarm.clone(),
+                electors.clone(),
+                metrics.clone(),
+                tasks.stop().clone(),
+            ),
+        );
 
         let chunk_size =
             ChunkSize::from_bytes(config.storage.chunk_size).map_err(|e| anyhow!("CHUNK_SIZE_MB: {e}"))?;
@@ -279,18 +305,26 @@ impl Node {
     /// A part failed: a node that limps is worse than one that is gone.
     pub async fn run(self) -> Result<()> {
         let Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, stop } = self;
-        let failed = {
-            let (store, stop) = (store.clone(), stop.clone());
-            async move {
-                let reason = store.stopped().await;
+        // Whatever the node cannot do without ends its service, and is its error in the end.
+        let (watching, failure) = {
+            let (store, swarm, tasks, stop) = (store.clone(), swarm.clone(), tasks.clone(), stop.clone());
+            let (sender, failure) = watch::channel(None);
+            let watching = tokio::spawn(async move {
+                let reason = tokio::select! {
+                    biased; // A failed database ends other parts too, and is the reason to tell.
+                    reason = store.stopped() => {
+                        format!("the database failed, and nothing more can be promised: {reason}")
+                    }
+                    reason = tasks.failed() => reason,
+                    () = swarm.closed() => "the transfer port was closed".to_owned(),
+                };
+                sender.send_replace(Some(reason));
                 stop.cancel();
-                reason
-            }
+            });
+            (watching, failure)
         };
-        let serving = gateway::serve(listener, gateway, Arc::new(service), metrics, stop.clone());
-        let watched = tokio::spawn(failed);
-        let served = serving.await;
-        let failure = store.failure();
+        let served = gateway::serve(listener, gateway, Arc::new(service), metrics, stop.clone()).await;
+        watching.abort();
         if timeout(STOP_WITHIN, gossip.announce_dead()).await.is_err() {
             warn!("could not say goodbye");
         }
@@ -303,10 +337,10 @@ impl Node {
         if timeout(STOP_WITHIN, store.close()).await.is_err() {
             warn!("the store did not close in time");
         }
-        watched.abort();
         served.context("serve HTTP")?;
+        let failure = failure.borrow().clone();
         match failure {
-            Some(reason) => Err(anyhow!("the database failed, and nothing more can be promised: {reason}")),
+            Some(reason) => Err(anyhow!(reason)),
             None => {
                 info!("stopped");
                 Ok(())
@@ -324,7 +358,7 @@ struct Ports {
 }
 
 async fn write_addresses(config: &Config, ports: Ports) -> Result<()> {
-    let path = config.node.data_dir.join("addresses.json");
+    let path = config.node.data_dir.join(ADDRESSES);
     let text = serde_json::to_vec(&ports)?;
     tokio::fs::write(&path, text).await.with_context(|| format!("write {}", path.display()))
 }

@@ -6,6 +6,7 @@
 pub mod cluster;
 mod download;
 pub mod files;
+mod refusal;
 mod upload;
 
 use std::ops::Range;
@@ -137,6 +138,14 @@ pub enum ReadError {
     /// No live member has an intact copy of a chunk.
     #[error("no node that answers has an intact copy of chunk {0}")]
     ChunkUnavailable(ChunkId),
+    /// The file has more chunks than an answer can list.
+    #[error("the file has {chunks} chunks, and at most {most} are listed at once")]
+    TooManyChunks {
+        /// Its leaves.
+        chunks: u64,
+        /// The most.
+        most: u64,
+    },
     /// A manifest node is not what manifests are.
     #[error("the manifest of the file is damaged: {0}")]
     Manifest(String),

@@ -159,12 +159,12 @@ pub trait Incoming: Send {
 /// Which part of a node a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Service {
-    /// `/kepler/catalog/1`: versions, exchange, voting.
+    /// `/kepler/catalog/1`: versions, exchange, voting; deciding the roster.
     Catalog,
     /// `/kepler/gossip/1`: full-state exchange of membership.
     Gossip,
-    /// `/kepler/council/1`: deciding the roster.
-    Council,
+    /// `/kepler/load/1`: what the node stores, for people.
+    Load,
 }
 
 /// The other end of a connection: a member that proved its identity key and the cluster key.

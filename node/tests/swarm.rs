@@ -230,7 +230,7 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_reach_the_right_service_and_name_their_caller() {
     let [a, mut b, c] = cluster([config("a"), config("b"), config("c")]);
-    for (caller, service) in [(&a, Service::Catalog), (&c, Service::Gossip), (&a, Service::Council)] {
+    for (caller, service) in [(&a, Service::Catalog), (&c, Service::Gossip), (&a, Service::Load)] {
         let asked = caller.handle.call(b.id, service, Bytes::from_static(b"who is it"), SOON);
         let answered = async {
             let call = b.next_call().await;

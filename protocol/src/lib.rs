@@ -17,6 +17,8 @@
 //! | [`replica`] | council and catalog on one storage: what a node's writer thread runs |
 //! | [`ring`], [`view`] | where chunks belong; who is here |
 //! | [`swim`] | who is alive |
+//! | [`fetch`] | whom to ask for a chunk, in which order |
+//! | [`hint`] | where an owed copy goes when owners change |
 //! | [`quorum`] | when enough replicas have acknowledged, and whom to try instead |
 //! | [`wire`] | frames and sealed datagrams, with their limits |
 //! | [`api`] | the JSON shapes of the HTTP API |
@@ -25,6 +27,8 @@ pub mod api;
 pub mod catalog;
 pub mod chunk;
 pub mod chunker;
+pub mod fetch;
+pub mod hint;
 pub mod manifest;
 pub mod name;
 pub mod node_id;

@@ -14,6 +14,10 @@ use std::time::Duration;
 use crate::api::{Durability, Queued, Replicas};
 use crate::node_id::NodeId;
 use crate::time::Instant;
+use crate::view::View;
+
+/// Nodes beyond the owners that may take over for those that do not answer.
+const FALLBACKS: usize = 8;
 
 /// How a chunk is placed.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +70,24 @@ impl Config {
     const fn copies(&self) -> usize {
         if self.wanted == 0 || matches!(self.durability, Durability::Fast) { 1 } else { self.wanted }
     }
+}
+
+/// Whom to try to place the chunk of `key` on, in order: the `wanted` owners by the view's ring, a few
+/// fallbacks clockwise, and, where the ring is smaller than the roster asks, those of the roster's
+/// owners that are reachable though not on the ring yet.
+///
+/// The last are members that were just admitted: the roster counts them from its adoption on, the
+/// ring only once they are ready. They can hold a chunk before they can vote, and without them no
+/// write would succeed in between.
+pub fn candidates(view: &View, key: u64, wanted: usize, owners: &[NodeId]) -> Vec<NodeId> {
+    let mut candidates = view.ring().candidates(key, wanted, wanted + FALLBACKS);
+    if candidates.len() < wanted {
+        let here = |id: &&NodeId| view.member(id).is_some_and(|m| m.state.is_reachable());
+        let late: Vec<NodeId> =
+            owners.iter().filter(|id| !candidates.contains(id)).filter(here).copied().collect();
+        candidates.extend(late);
+    }
+    candidates
 }
 
 /// How a placement ended.

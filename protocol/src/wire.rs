@@ -4,4 +4,5 @@
 //! size, and refuses what is longer than its stated bound. Unknown fields are ignored.
 
 pub mod gossip;
+pub mod load;
 pub mod seal;

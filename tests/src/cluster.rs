@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -16,6 +16,14 @@ use bytes::Bytes;
 use kepler_protocol::api;
 use reqwest::{Response, StatusCode};
 use tempfile::TempDir;
+
+use crate::network::Network;
+
+/// The cluster key of clusters whose nodes have hosts of their own.
+pub const CLUSTER_KEY: &str = "6b65706c65722066732c20612074657374206f6620746865206e6574776f726b";
+
+/// Their token; the client of each node sends it.
+pub const API_TOKEN: &str = "a-token-for-cluster-tests";
 
 /// Where the binaries under test are: `KEPLER_BIN_DIR`, or beside the test's own.
 pub fn binary(name: &str) -> PathBuf {
@@ -62,6 +70,8 @@ pub struct Node {
     pub ports: [u16; 3],
     /// `DATA_DIR`.
     pub data: PathBuf,
+    host: IpAddr,
+    namespace: Option<String>,
     environment: BTreeMap<String, String>,
     log: PathBuf,
     child: Option<Child>,
@@ -71,7 +81,7 @@ pub struct Node {
 impl Node {
     /// The base address of its gateway.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports[0])
+        format!("http://{}:{}", self.host, self.ports[0])
     }
 
     /// The address of a file.
@@ -83,7 +93,16 @@ impl Node {
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.id);
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(binary("kepler-node"))
+        // `ip netns exec` becomes the node: its process id is the node's.
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(binary("kepler-node"));
+                command
+            }
+            None => Command::new(binary("kepler-node")),
+        };
+        let child = command
             .env_clear()
             .envs(std::env::vars().filter(|(key, _)| matches!(key.as_str(), "PATH" | "HOME" | "TMPDIR")))
             .envs(&self.environment)
@@ -99,6 +118,11 @@ impl Node {
     /// Sets a variable for the next start.
     pub fn set(&mut self, key: &str, value: &str) {
         self.environment.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// Takes a variable away for the next start.
+    pub fn unset(&mut self, key: &str) {
+        self.environment.remove(key);
     }
 
     /// Its process id.
@@ -200,12 +224,12 @@ impl Node {
         &self.client
     }
 
-    /// Whole chunk files on its disk, with their sizes.
-    pub fn chunk_files(&self) -> BTreeMap<String, u64> {
+    /// Files below `chunks/` on its disk, by name.
+    pub fn chunk_files(&self) -> BTreeMap<String, PathBuf> {
         let mut found = BTreeMap::new();
         walk(&self.data.join("chunks"), &mut |path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            found.insert(name, path.metadata().map_or(0, |m| m.len()));
+            found.insert(name, path.to_owned());
         });
         found
     }
@@ -228,6 +252,8 @@ fn walk(directory: &Path, visit: &mut impl FnMut(&Path)) {
 pub struct Cluster {
     /// In the order in which they were added.
     pub nodes: Vec<Node>,
+    /// Dropped after the nodes that live in it.
+    network: Option<Network>,
     environment: BTreeMap<String, String>,
     directory: TempDir,
 }
@@ -240,8 +266,20 @@ impl Cluster {
 
     /// The same, with further variables for every node.
     pub async fn start_with(count: usize, environment: &[(&str, &str)]) -> Result<Self> {
+        Self::start_on(None, count, environment).await
+    }
+
+    /// Starts `count` nodes with a host each, on a network of their own.
+    pub async fn start_apart(count: usize, environment: &[(&str, &str)]) -> Result<Self> {
+        let secrets = [("CLUSTER_KEY", CLUSTER_KEY), ("API_TOKEN", API_TOKEN)];
+        let environment: Vec<(&str, &str)> = secrets.iter().chain(environment).copied().collect();
+        Self::start_on(Some(Network::new(0)?), count, &environment).await
+    }
+
+    async fn start_on(network: Option<Network>, count: usize, environment: &[(&str, &str)]) -> Result<Self> {
         let mut cluster = Self {
             nodes: Vec::new(),
+            network,
             environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             directory: TempDir::new()?,
         };
@@ -252,8 +290,23 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The network whose host *n* is the home of node *n*.
+    ///
+    /// # Panics
+    /// The nodes were not started apart.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("a cluster started by `start_apart`")
+    }
+
     /// Adds and starts one node that joins through the first, without waiting for it.
     pub fn add(&mut self) -> Result<&mut Node> {
+        let node = self.prepare()?;
+        node.start()?;
+        Ok(node)
+    }
+
+    /// Adds one node that is to join through the first, and does not start it.
+    pub fn prepare(&mut self) -> Result<&mut Node> {
         let index = self.nodes.len();
         let id = format!("node-{}", char::from(b'a' + u8::try_from(index)?));
         let ports = free_ports();
@@ -268,19 +321,28 @@ impl Cluster {
         ] {
             environment.insert(key.to_owned(), value);
         }
-        if let Some(first) = self.nodes.first() {
-            environment.insert("SEEDS".into(), format!("127.0.0.1:{}", first.ports[1]));
+        let (mut host, mut namespace) = (IpAddr::V4(Ipv4Addr::LOCALHOST), None);
+        if let Some(network) = &mut self.network {
+            let number = network.add_host()?;
+            host = network.address(number).into();
+            namespace = Some(network.namespace(number));
+            environment.insert("BIND_ADDR".into(), host.to_string());
         }
-        let mut node = Node {
+        if let Some(first) = self.nodes.first() {
+            environment.insert("SEEDS".into(), format!("{}:{}", first.host, first.ports[1]));
+        }
+        let token = environment.get("API_TOKEN").map(String::as_str);
+        let node = Node {
+            host,
+            namespace,
+            client: client_with(token),
             log: self.directory.path().join(format!("{id}.log")),
             id,
             ports,
             data,
             environment,
             child: None,
-            client: client(),
         };
-        node.start()?;
         self.nodes.push(node);
         Ok(self.nodes.last_mut().expect("just pushed"))
     }
@@ -337,7 +399,17 @@ impl Cluster {
 
 /// A client with a deadline for each request and no proxy.
 pub fn client() -> reqwest::Client {
+    client_with(None)
+}
+
+/// The same, with this `API_TOKEN` in each request.
+pub fn client_with(token: Option<&str>) -> reqwest::Client {
+    let authorization = token.map(|token| {
+        let value = format!("Bearer {token}").parse().expect("a token is visible ASCII");
+        (reqwest::header::AUTHORIZATION, value)
+    });
     reqwest::Client::builder()
+        .default_headers(authorization.into_iter().collect())
         .no_proxy()
         .timeout(Duration::from_secs(120))
         .connect_timeout(Duration::from_secs(5))

@@ -1,7 +1,7 @@
 //! What clients asked and saw, as lines of JSON, in simulated and in real runs alike.
 //!
 //! A history is a list of [`Line`]s: each operation has one `invoke` line and at most one line
-//! that ends it (`ok`, `fail` or `unknown`). [`History::operations`] pairs them into [`Operation`]s,
+//! that ends it (`ok`, `fail` or `unknown`). [`History::from_json_lines`] pairs them into [`Operation`]s,
 //! which [`checker`] judges in polynomial time and [`brute`] by trying every explanation.
 //!
 //! Every written value is unique, so a CID names its write. Nothing here knows of the simulator.

@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::client::Client;
-use crate::output::{Output, size, table};
+use crate::output::{Output, count, size, table};
 
 /// One line for each member, and whether this node is ready.
 pub async fn status(client: &Client, output: &Output) -> Result<()> {
@@ -17,13 +17,17 @@ pub async fn status(client: &Client, output: &Output) -> Result<()> {
     let status: NodeStatus = client.json("/v1/status").await?;
     output.print(&json!({ "cluster": cluster, "status": status }), |_| {
         let mut text = format!(
-            "{} is {}; {} files, {} chunks ({}), {} copies queued\n",
+            "{} is {}; {}, {} ({}), {} queued\n",
             status.id,
             status.waiting_for.as_ref().map_or_else(|| "ready".to_owned(), |why| format!("not ready: {why}")),
-            status.files,
-            status.storage.chunks,
+            count(status.files, "file"),
+            count(status.storage.chunks, "chunk"),
             size(status.storage.bytes),
-            status.queue.depth,
+            if status.queue.depth == 1 {
+                "1 copy".to_owned()
+            } else {
+                format!("{} copies", status.queue.depth)
+            },
         );
         let rows = cluster
             .members
@@ -92,13 +96,16 @@ pub async fn events(client: &Client) -> Result<()> {
         }
         anyhow::ensure!(rest.len() < 1 << 20, "the node sent an endless line");
     }
-    Ok(())
+    Err(client.silent("the node ended the stream of events").into())
 }
 
 /// The version of this program and, if it answers, of the node.
-pub async fn version(client: &Client, output: &Output) -> Result<()> {
+pub async fn version(client: Option<&Client>, output: &Output) -> Result<()> {
     let own = env!("CARGO_PKG_VERSION");
-    let node = client.json::<NodeStatus>("/v1/status").await.ok().map(|status| status.version);
+    let node = match client {
+        Some(client) => client.json::<NodeStatus>("/v1/status").await.ok().map(|status| status.version),
+        None => None,
+    };
     output.print(&json!({ "kepler": own, "node": node }), |_| {
         format!("kepler {own}, node {}", node.as_deref().unwrap_or("unreachable"))
     })

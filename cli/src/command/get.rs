@@ -36,14 +36,23 @@ pub async fn run(client: &Client, output: &Output, get: Get) -> Result<()> {
     if !get.recursive {
         let name: Name = parse(&get.name)?;
         let target = match &get.file {
+            Some(file) if file.to_string_lossy().ends_with('/') => {
+                std::fs::create_dir_all(file).with_context(|| format!("make {}", file.display()))?;
+                file.join(last_segment(&name))
+            }
             Some(file) if file.is_dir() => file.join(last_segment(&name)),
             Some(file) => file.clone(),
             None => PathBuf::from(last_segment(&name)),
         };
         return fetch(client, output, &name, get.version.as_deref(), get.cid, &target).await;
     }
-    let prefix = format!("{}/", get.name.trim_end_matches('/'));
+    let folder = get.name.trim_end_matches('/');
+    let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
     let root = get.file.clone().unwrap_or_else(|| PathBuf::from("."));
+    if root == Path::new("-") {
+        let message = "a folder cannot go to standard output: name a folder to fetch it into";
+        return Err(Failure::Usage(message.to_owned()).into());
+    }
     let mut names = Vec::new();
     client
         .list(&prefix, None, |page| {
@@ -51,9 +60,16 @@ pub async fn run(client: &Client, output: &Output, get: Get) -> Result<()> {
             Ok(())
         })
         .await?;
+    if names.is_empty() {
+        let message = format!("there is no file in a folder {folder:?}: `kepler ls` shows what there is");
+        return Err(Failure::NotFound(message).into());
+    }
     for name in names {
         // A name has no `.`, `..` or empty segments, so this stays below the root.
-        let target = root.join(name.as_str().trim_start_matches(&prefix));
+        let Some(relative) = name.as_str().strip_prefix(&prefix) else {
+            return Err(Failure::Untrusted(format!("it lists {name} as in {folder}")).into());
+        };
+        let target = root.join(relative);
         if let Some(parent) = target.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
         }
@@ -69,7 +85,9 @@ pub async fn run(client: &Client, output: &Output, get: Get) -> Result<()> {
 pub async fn cat(client: &Client, names: &[Name]) -> Result<()> {
     for name in names {
         let remote = look_up(client, name, None).await?;
-        copy_verified(client, &remote, 0, &mut std::io::stdout().lock(), &ProgressBar::hidden()).await?;
+        copy_verified(client, &remote, 0, &mut std::io::stdout().lock(), &ProgressBar::hidden())
+            .await
+            .with_context(|| format!("cat {name}"))?;
     }
     Ok(())
 }
@@ -83,14 +101,23 @@ fn last_segment(name: &Name) -> &str {
 }
 
 async fn look_up(client: &Client, name: &Name, version: Option<&str>) -> Result<Remote> {
-    let mut request = client.request(Method::HEAD, &Client::file_path(name));
-    if let Some(version) = version {
-        request = request.query(&[("version", version)]);
+    let request = |method: Method| {
+        let request = client.request(method, &Client::file_path(name));
+        match version {
+            Some(version) => request.query(&[("version", version)]),
+            None => request,
+        }
+    };
+    let mut response = client.send(request(Method::HEAD)).await;
+    // An answer to HEAD has no body that could say what is wrong; one to GET has.
+    if let Err(error) = &response
+        && matches!(error.downcast_ref(), Some(Failure::Problem(_)))
+    {
+        response = client.send(request(Method::GET)).await;
     }
-    let response = client.send(request).await.map_err(|error| match error.downcast::<Failure>() {
-        // An answer to HEAD has no body that could say what is missing.
+    let response = response.map_err(|error| match error.downcast::<Failure>() {
         Ok(Failure::Problem(mut problem)) if problem.status == 404 => {
-            problem.detail = format!("there is no file {name}: `kepler ls` shows what there is");
+            problem.detail = format!("{}: `kepler ls` shows what there is", problem.detail);
             Failure::Problem(problem).into()
         }
         Ok(other) => other.into(),
@@ -122,11 +149,36 @@ async fn fetch(
     }
     let bar = output.progress(name.as_str(), Some(remote.size));
     if target == Path::new("-") {
-        return copy_verified(client, &remote, 0, &mut std::io::stdout().lock(), &bar).await;
+        let copied = copy_verified(client, &remote, 0, &mut std::io::stdout().lock(), &bar).await;
+        bar.finish_and_clear();
+        return copied.with_context(|| format!("get {name}"));
     }
-    // The root CID is in the name: only the same content is ever resumed.
-    let base = target.file_name().context("the target is no file name")?.to_string_lossy();
-    let partial = target.with_file_name(format!(".{base}.{}.part", remote.root));
+    // What is no plain file, such as a device or a pipe, is written to and never replaced.
+    let special = std::fs::metadata(target).is_ok_and(|found| !found.is_file());
+    let fetched = if special {
+        let mut file = std::fs::File::options().write(true).open(target);
+        match &mut file {
+            Ok(file) => copy_verified(client, &remote, 0, file, &bar).await.map(|()| 0),
+            Err(error) => Err(anyhow::anyhow!("open {}: {error}", target.display())),
+        }
+    } else {
+        into_file(client, &remote, target, &bar).await
+    };
+    bar.finish_and_clear();
+    let resumed = fetched.with_context(|| format!("get {name}"))?;
+    let done =
+        json!({ "name": name, "cid": remote.root, "size": remote.size, "file": target, "resumed": resumed });
+    output.print(&done, |_| {
+        let resumed = if resumed > 0 { format!(", resumed at {}", size(resumed)) } else { String::new() };
+        format!("{}  {} ({}{resumed})", remote.root, target.display(), size(remote.size))
+    })
+}
+
+/// Fetches into a partial file beside the target, then renames it; says where it resumed.
+async fn into_file(client: &Client, remote: &Remote, target: &Path, bar: &ProgressBar) -> Result<u64> {
+    // A link is followed: what it points at is replaced, not the link.
+    let target = target.canonicalize().unwrap_or_else(|_| target.to_owned());
+    let partial = partial(&target, remote.root)?;
     let mut file = std::fs::File::options()
         .read(true)
         .write(true)
@@ -134,17 +186,34 @@ async fn fetch(
         .truncate(false)
         .open(&partial)
         .with_context(|| format!("open {}", partial.display()))?;
-    let kept = verified_prefix(client, &remote, &mut file).await?;
+    if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+        anyhow::bail!("{} is being fetched by another kepler: wait for it", target.display());
+    }
+    let kept = verified_prefix(client, remote, &mut file).await?;
     file.set_len(kept)?;
     file.seek(SeekFrom::Start(kept))?;
     bar.inc(kept);
-    copy_verified(client, &remote, kept, &mut file, &bar).await?;
+    if let Err(error) = copy_verified(client, remote, kept, &mut file, bar).await {
+        let have = file.stream_position().unwrap_or(0);
+        if have == 0 {
+            // Nothing to resume from, so nothing is left behind.
+            let _ = std::fs::remove_file(&partial);
+            return Err(error);
+        }
+        let (have, all) = (size(have), size(remote.size));
+        return Err(error.context(format!("{have} of {all} are kept: the same command resumes")));
+    }
     file.sync_all().with_context(|| format!("write {}", partial.display()))?;
-    std::fs::rename(&partial, target).with_context(|| format!("rename to {}", target.display()))?;
-    bar.finish_and_clear();
-    let done =
-        json!({ "name": name, "cid": remote.root, "size": remote.size, "file": target, "resumed": kept });
-    output.print(&done, |_| format!("{}  {} ({})", remote.root, target.display(), size(remote.size)))
+    std::fs::rename(&partial, &target).with_context(|| format!("rename to {}", target.display()))?;
+    Ok(kept)
+}
+
+/// Where a fetch is kept until it is whole. The root CID is in the name: only the same content is resumed.
+fn partial(target: &Path, root: ChunkId) -> Result<PathBuf> {
+    let base = target.file_name().context("the target is no file name")?.to_string_lossy();
+    // A file name has 255 bytes at most.
+    let base = if base.len() > 150 { "" } else { &*base };
+    Ok(target.with_file_name(format!(".{base}.{root}.part")))
 }
 
 /// How many bytes of a partial file are whole chunks of this very file.

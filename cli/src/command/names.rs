@@ -10,8 +10,8 @@ use serde_json::json;
 use super::put::describe;
 use crate::args::{Copy, Durability};
 use crate::client::Client;
-use crate::exit::Failure;
-use crate::output::{Output, size, table};
+use crate::exit::{self, Failure};
+use crate::output::{Output, count, size, table};
 
 /// Lists names.
 pub async fn ls(client: &Client, output: &Output, folder: &str, recursive: bool, long: bool) -> Result<()> {
@@ -24,16 +24,25 @@ pub async fn ls(client: &Client, output: &Output, folder: &str, recursive: bool,
     client
         .list(&prefix, delimiter, |page| {
             found |= !page.files.is_empty() || !page.prefixes.is_empty();
+            if !found && !prefix.is_empty() {
+                return Ok(());
+            }
             output.print(&page, |page| if long { long_page(page) } else { short_page(page) })
         })
         .await?;
     if found || prefix.is_empty() {
         return Ok(());
     }
-    // Perhaps it is a file.
-    let name: Name = folder.parse().map_err(|e| Failure::Usage(format!("{folder:?} is no name: {e}")))?;
-    let stat: Stat = client.json(&stat_path(&name)).await?;
-    output.print(&stat, |stat| stat.name.to_string())
+    // Perhaps it is a file: of all names that begin so it comes first.
+    let request = client.request(Method::GET, "/v1/files").query(&[("prefix", folder), ("limit", "1")]);
+    let mut page: api::Listing = client.parse(client.send(request).await?).await?;
+    page.files.retain(|file| file.name.as_str() == folder);
+    page.next = None;
+    if page.files.is_empty() {
+        let message = format!("there is no file or folder {folder}: `kepler ls -r` shows what there is");
+        return Err(Failure::NotFound(message).into());
+    }
+    output.print(&page, |page| if long { long_page(page) } else { short_page(page) })
 }
 
 fn short_page(page: &api::Listing) -> String {
@@ -48,7 +57,7 @@ fn long_page(page: &api::Listing) -> String {
     let files = page.files.iter().map(|file: &FileEntry| {
         let name = match file.conflicts {
             0 => file.name.to_string(),
-            n => format!("{} ({n} conflicts)", file.name),
+            n => format!("{} ({})", file.name, count(n as u64, "conflict")),
         };
         [size(file.size), file.created_at.clone(), file.content_type.clone().unwrap_or_default(), name]
     });
@@ -76,7 +85,8 @@ pub async fn rm(
                 })
                 .await?;
         }
-        if doomed.is_empty() {
+        let in_folder = !doomed.is_empty();
+        if !in_folder {
             doomed.push(given.parse().map_err(|e| Failure::Usage(format!("{given:?} is no name: {e}")))?);
         }
         for name in doomed {
@@ -86,7 +96,11 @@ pub async fn rm(
             if let Some(version) = version {
                 request = request.query(&[("version", version)]);
             }
-            client.send(request).await?;
+            match client.send(request).await {
+                // Of a folder's files, one may be gone before its turn comes.
+                Err(error) if in_folder && exit::code(&error) == 3 => continue,
+                sent => sent.with_context(|| format!("rm {name}"))?,
+            };
             output.print(&json!({ "deleted": name }), |_| format!("deleted {name}"))?;
         }
     }
@@ -104,12 +118,12 @@ pub async fn stat(client: &Client, output: &Output, name: &Name) -> Result<()> {
         let mut lines = vec![format!("{}  ({} consistency)", stat.name, stat.consistency)];
         for version in &stat.versions {
             lines.push(format!(
-                "{} {}\n  cid      {}\n  size     {} in {} chunks\n  type     {}\n  written  {}",
+                "{} {}\n  cid      {}\n  size     {} in {}\n  type     {}\n  written  {}",
                 if version.head { "head" } else { "conflict" },
                 version.version,
                 version.cid,
                 size(version.size),
-                version.chunks,
+                count(version.chunks, "chunk"),
                 version.content_type.as_deref().unwrap_or("-"),
                 version.created_at,
             ));
@@ -148,6 +162,5 @@ pub async fn locate(client: &Client, output: &Output, name: &Name) -> Result<()>
 pub async fn copy(client: &Client, output: &Output, path: &str, copy: Copy) -> Result<()> {
     let request = CopyRequest { from: copy.from, to: copy.to, durability: copy.durability.into() };
     let response = client.send(client.request(Method::POST, path).json(&request)).await?;
-    let text = response.text().await.map_err(|error| client.unreachable(&error))?;
-    output.print(&serde_json::from_str::<api::Receipt>(&text).context("read the receipt")?, describe)
+    output.print(&client.parse::<api::Receipt>(response).await?, describe)
 }

@@ -251,6 +251,12 @@ pub fn read(error: ReadError) -> Failure {
             )
             .retry_after(RETRY_LATER)
         }
+        error @ ReadError::TooManyChunks { .. } => Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-many-chunks",
+            "Too many chunks",
+            format!("{error}: a HEAD of the file says its size and CID"),
+        ),
         error @ ReadError::Manifest(_) => Failure::internal(&error.into()),
         ReadError::Store(cause) => Failure::internal(&cause),
     }

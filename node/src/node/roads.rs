@@ -7,10 +7,13 @@ use bytes::Bytes;
 use kepler_protocol::api;
 use kepler_protocol::catalog::storage::{self, Storage};
 use kepler_protocol::chunk::{Chunk, ChunkId};
+use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replica::{Input, Output, Replica};
+use kepler_protocol::swim;
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
-use kepler_protocol::view::View;
+use kepler_protocol::view::{State, View};
+use kepler_protocol::wire::load::Load;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -32,7 +35,13 @@ const PROBE_WITHIN: Duration = Duration::from_secs(1);
 /// How long a push-pull of membership waits.
 const PUSH_PULL_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often gauges are set.
+/// How long a member has to say what it stores.
+const LOAD_WITHIN: Duration = Duration::from_secs(2);
+
+/// Members asked at once what they store.
+const LOADS_AT_ONCE: usize = 16;
+
+/// How often gauges are set, and a few members asked what they store.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// The replica in its seat on the store's writer thread.
@@ -64,7 +73,10 @@ impl Resident for Seated {
 }
 
 /// The store as peers meet it.
-pub(super) struct Doors(pub(super) Store);
+pub(super) struct Doors {
+    pub(super) store: Store,
+    pub(super) metrics: Arc<Metrics>,
+}
 
 fn refuse(error: &store::WriteError) -> Refusal {
     match error {
@@ -96,18 +108,19 @@ impl std::fmt::Display for Chain<'_> {
 #[async_trait::async_trait]
 impl swarm::ChunkStore for Doors {
     async fn receive(&self, id: ChunkId, size: u64) -> Result<Box<dyn swarm::Incoming>, Refusal> {
-        let incoming = self.0.receive(id, size).await.map_err(|e| refuse(&e))?;
+        let incoming = self.store.receive(id, size).await.map_err(|e| refuse(&e))?;
         Ok(Box::new(Arriving(incoming)))
     }
 
     async fn adopt(&self, id: ChunkId, dots: Vec<Dot>) -> Result<bool, Refusal> {
-        match self.0.adopt(id, &dots).await {
+        match self.store.adopt(id, &dots).await {
             Ok(here) => Ok(here),
             Err(store::ReadError::Missing(_)) => Ok(false),
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
+                self.metrics.disk.quarantined.inc();
                 // The peer sends a good copy in its place.
-                self.0.quarantine(id).await.map_err(|e| refuse(&e))?;
+                self.store.quarantine(id).await.map_err(|e| refuse(&e))?;
                 Ok(false)
             }
             Err(error) => {
@@ -118,12 +131,13 @@ impl swarm::ChunkStore for Doors {
     }
 
     async fn read(&self, id: ChunkId) -> Result<Option<Chunk>, Refusal> {
-        match self.0.read(id).await {
+        match self.store.read(id).await {
             Ok(chunk) => Ok(Some(chunk)),
             Err(store::ReadError::Missing(_)) => Ok(None),
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
-                self.0.quarantine(id).await.map_err(|e| refuse(&e))?;
+                self.metrics.disk.quarantined.inc();
+                self.store.quarantine(id).await.map_err(|e| refuse(&e))?;
                 Err(Refusal::Corrupt)
             }
             Err(error) => {
@@ -134,7 +148,7 @@ impl swarm::ChunkStore for Doors {
     }
 
     async fn held(&self, ids: Vec<ChunkId>) -> Result<Vec<bool>, Refusal> {
-        match self.0.held(ids).await {
+        match self.store.held(ids).await {
             Ok(held) => Ok(held.iter().map(Option::is_some).collect()),
             Err(error) => {
                 warn!(%error, "could not look chunks up for a peer");
@@ -228,6 +242,9 @@ impl GossipEvents {
             }
             gossip::Event::MemberChanged { node, previous, state } => {
                 info!(peer = %node, ?previous, ?state, "member changed");
+                if state == State::Alive {
+                    self.cluster.heard_from(node, None);
+                }
                 let _ = self.events.send(super::member_event(node, state));
             }
             gossip::Event::IdInUse { by } => {
@@ -250,6 +267,7 @@ pub(super) async fn inbound(
     mut calls: mpsc::Receiver<Inbound>,
     gossip: gossip::Handle,
     catalog: CatalogHandle,
+    store: Store,
     tasks: Tasks,
 ) {
     let stop = tasks.stop().clone();
@@ -263,19 +281,75 @@ pub(super) async fn inbound(
                     }
                 });
             }
-            swarm::Service::Catalog | swarm::Service::Council => catalog.inbound(call).await,
+            swarm::Service::Catalog => catalog.inbound(call).await,
+            swarm::Service::Load => {
+                let store = store.clone();
+                tasks.spawn(async move {
+                    if let Ok(usage) = store.usage().await {
+                        let answer =
+                            minicbor::to_vec(Load { used: usage.bytes }).expect("a load of ours encodes");
+                        call.reply.send(answer.into());
+                    }
+                });
+            }
         }
     }
+}
+
+/// Keeps what people are told of the members current: asks a few at a time, so that the cost does not
+/// grow with the cluster, only the age of what is shown.
+pub(super) async fn loads(
+    me: NodeId,
+    store: Store,
+    swarm: swarm::Handle,
+    view: watch::Receiver<Arc<View>>,
+    cluster: Arc<ClusterService>,
+    stop: CancellationToken,
+) {
+    let mut last = me;
+    loop {
+        if let Ok(usage) = store.usage().await {
+            cluster.heard_from(me, Some(usage.bytes));
+        }
+        let now = view.borrow().clone();
+        cluster.forget_strangers(&now);
+        let reachable = now.members().filter(|m| m.state.is_reachable() && m.id != me).map(|m| m.id);
+        let asked = following(reachable.collect(), last, LOADS_AT_ONCE);
+        last = asked.last().copied().unwrap_or(last);
+        futures::future::join_all(asked.into_iter().map(async |node| {
+            let answer = swarm.call(node, swarm::Service::Load, Bytes::new(), LOAD_WITHIN).await;
+            let load = answer.ok().and_then(|body| minicbor::decode::<Load>(&body).ok());
+            if let Some(Load { used }) = load {
+                cluster.heard_from(node, Some(used));
+            }
+        }))
+        .await;
+        if stop.run_until_cancelled(tokio::time::sleep(MEASURE_EVERY)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// The next `most` nodes after `last` by id, going round.
+fn following(mut nodes: Vec<NodeId>, last: NodeId, most: usize) -> Vec<NodeId> {
+    nodes.sort();
+    let first = nodes.partition_point(|node| *node <= last);
+    nodes.rotate_left(first);
+    nodes.truncate(most);
+    nodes
 }
 
 /// Sets the gauges that nobody else sets.
 pub(super) async fn measure(
     store: Store,
     gossip: gossip::Handle,
+    swarm: swarm::Handle,
     electors: watch::Receiver<Electors>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
+    // What the gossip thread had dropped when it was last asked.
+    let mut dropped = 0;
     loop {
         if let Ok(usage) = store.usage().await {
             metrics.disk.set(usage.chunks, usage.bytes, usage.free);
@@ -291,9 +365,32 @@ pub(super) async fn measure(
                 .roster
                 .set(electors.roster().map_or(0, |r| i64::try_from(r.number).unwrap_or(i64::MAX)));
         }
-        let _ = gossip.counters().await;
+        if let Ok((counters, _)) = gossip.counters().await {
+            let swim::Counters { unopened, misaddressed, malformed, replayed, foreign, forged, .. } =
+                counters;
+            let total = unopened + misaddressed + malformed + replayed + foreign + forged;
+            metrics.membership.datagrams_dropped.inc_by(total.saturating_sub(dropped));
+            dropped = total;
+        }
+        metrics.transfers.in_flight.set(i64::try_from(swarm.stats().in_flight).unwrap_or(i64::MAX));
         if stop.run_until_cancelled(tokio::time::sleep(MEASURE_EVERY)).await.is_none() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_asked_in_turn_and_none_is_left_out() {
+        let nodes: Vec<NodeId> = ["a", "b", "c", "d", "e"].map(|id| id.parse().unwrap()).to_vec();
+        let me: NodeId = "c".parse().unwrap();
+        let others: Vec<NodeId> = nodes.iter().copied().filter(|node| *node != me).collect();
+        let first = following(others.clone(), me, 3);
+        assert_eq!(first, [nodes[3], nodes[4], nodes[0]]);
+        assert_eq!(following(others, first[2], 3), [nodes[1], nodes[3], nodes[4]]);
+        assert!(following(Vec::new(), me, 3).is_empty());
     }
 }

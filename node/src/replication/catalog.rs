@@ -4,7 +4,7 @@
 //! This file carries its messages to and from the swarm and wakes whoever waits for a command.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -24,71 +24,138 @@ use crate::tasks::Tasks;
 /// Commands that wait for their outcome at most; further ones are refused.
 const MAX_WAITING: usize = 65_536;
 
-/// The catalog is gone: the node is stopping, or its database failed.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the catalog has stopped")]
-pub struct Stopped;
+/// Peers' requests that wait for the catalog's answer at most; the oldest makes room, for the catalog
+/// may leave one unanswered, and a peer that has waited longest has probably given up.
+const MAX_REPLIES: usize = 4_096;
+
+/// Outputs of the catalog that may wait to be carried out before no further input is taken.
+const MAX_BACKLOG: usize = 65_536;
+
+/// Why a command has no outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// Too much is under way; nothing was done.
+    #[error("too many operations are under way")]
+    Busy,
+    /// The catalog is gone, and the command was not taken: the node is stopping, or its database failed.
+    #[error("it is stopping")]
+    Stopped,
+    /// The command was taken and the catalog is gone: whether it was done is unknown.
+    #[error("it stopped while the operation was under way")]
+    Lost,
+}
 
 /// The way to the catalog; cheap to clone.
 #[derive(Clone)]
 pub struct CatalogHandle {
     seat: Seat<Input>,
     waiting: Arc<Waiting>,
+    backlog: Backlog,
 }
 
 #[derive(Default)]
 struct Waiting {
     next: AtomicU64,
     commands: Mutex<BTreeMap<CommandId, oneshot::Sender<Outcome>>>,
-    replies: Mutex<BTreeMap<u64, Reply>>,
+    replies: Mutex<Replies>,
+}
+
+/// Who waits for an answer, by token; tokens rise, so the first is the oldest.
+#[derive(Default)]
+struct Replies(BTreeMap<u64, Reply>);
+
+impl Replies {
+    fn insert(&mut self, token: u64, reply: Reply) {
+        self.0.insert(token, reply);
+        while self.0.len() > MAX_REPLIES {
+            self.0.pop_first();
+        }
+    }
+}
+
+/// Counts the outputs that wait to be carried out. The writer must not be held up, so what bounds
+/// them is that no further input is taken while they are too many.
+#[derive(Clone, Debug, Default)]
+pub struct Backlog(Arc<AtomicUsize>);
+
+impl Backlog {
+    /// Notes outputs that wait from now on.
+    pub fn grow(&self, outputs: usize) {
+        self.0.fetch_add(outputs, Ordering::Relaxed);
+    }
+
+    fn shrink(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= MAX_BACKLOG
+    }
 }
 
 impl CatalogHandle {
     /// Asks the catalog and waits for its answer, which it gives within its own deadlines.
     ///
     /// # Errors
-    /// [`Stopped`] when there is no catalog any more.
-    pub async fn command(&self, command: Command) -> Result<Outcome, Stopped> {
+    /// See [`CommandError`].
+    pub async fn command(&self, command: Command) -> Result<Outcome, CommandError> {
+        if self.backlog.is_full() {
+            return Err(CommandError::Busy);
+        }
         let id = CommandId(self.waiting.next.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = oneshot::channel();
         {
             let mut commands = self.waiting.commands.lock().unwrap_or_else(PoisonError::into_inner);
             if commands.len() >= MAX_WAITING {
-                return Err(Stopped);
+                return Err(CommandError::Busy);
             }
             commands.insert(id, sender);
         }
+        // Whoever is dropped while waiting for a seat takes its entry along.
+        let mut entry = Entry { waiting: &self.waiting, id: Some(id) };
         if self.seat.send(Input::Command(id, command)).await.is_err() {
-            self.waiting.commands.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-            return Err(Stopped);
+            return Err(CommandError::Stopped);
         }
-        receiver.await.map_err(|_| Stopped)
+        entry.id = None;
+        receiver.await.map_err(|_| CommandError::Lost)
     }
 
     /// Hands the catalog something that is no command.
     ///
     /// # Errors
-    /// [`Stopped`] when there is no catalog any more.
-    pub async fn tell(&self, input: Input) -> Result<(), Stopped> {
-        self.seat.send(input).await.map_err(|_| Stopped)
+    /// [`CommandError::Stopped`] when there is no catalog any more.
+    pub async fn tell(&self, input: Input) -> Result<(), CommandError> {
+        self.seat.send(input).await.map_err(|_| CommandError::Stopped)
     }
 
-    /// Hands a peer's request to the catalog.
+    /// Hands a peer's request to the catalog. One that cannot be taken is dropped: the peer is told so.
     pub async fn inbound(&self, inbound: Inbound) {
+        if self.backlog.is_full() {
+            debug!(peer = %inbound.from.node, "a request is dropped: too much waits");
+            return;
+        }
         let Ok(request) = minicbor::decode::<Request>(&inbound.body) else {
             debug!(peer = %inbound.from.node, "a request that does not parse");
             return;
         };
         let token = self.waiting.next.fetch_add(1, Ordering::Relaxed);
         let from = Peer { node: inbound.from.node, key: inbound.from.key };
-        {
-            let mut replies = self.waiting.replies.lock().unwrap_or_else(PoisonError::into_inner);
-            if replies.len() >= MAX_WAITING {
-                return;
-            }
-            replies.insert(token, inbound.reply);
-        }
+        self.waiting.replies.lock().unwrap_or_else(PoisonError::into_inner).insert(token, inbound.reply);
         let _ = self.tell(Input::Request { from, token, request }).await;
+    }
+}
+
+/// Removes a command that was never handed over.
+struct Entry<'a> {
+    waiting: &'a Waiting,
+    id: Option<CommandId>,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.waiting.commands.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        }
     }
 }
 
@@ -107,14 +174,14 @@ impl Driver {
     /// A driver of the replica in `seat`, whose outputs arrive on `outputs`.
     pub fn new(
         seat: Seat<Input>,
-        outputs: mpsc::UnboundedReceiver<Vec<Output>>,
+        (outputs, backlog): (mpsc::UnboundedReceiver<Vec<Output>>, Backlog),
         swarm: swarm::Handle,
         gossip: gossip::Handle,
         electors: watch::Sender<Electors>,
         events: broadcast::Sender<api::Event>,
         tasks: Tasks,
     ) -> (Self, CatalogHandle) {
-        let handle = CatalogHandle { seat, waiting: Arc::default() };
+        let handle = CatalogHandle { seat, waiting: Arc::default(), backlog };
         (Self { handle: handle.clone(), outputs, swarm, gossip, electors, events, tasks }, handle)
     }
 
@@ -123,11 +190,12 @@ impl Driver {
         while let Some(outputs) = self.outputs.recv().await {
             for output in outputs {
                 self.carry_out(output).await;
+                self.handle.backlog.shrink();
             }
         }
         // Whoever still waits is told that there is nobody left to answer.
         self.handle.waiting.commands.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.handle.waiting.replies.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.handle.waiting.replies.lock().unwrap_or_else(PoisonError::into_inner).0.clear();
     }
 
     async fn carry_out(&self, output: Output) {
@@ -153,7 +221,7 @@ impl Driver {
             }
             Output::Response { token, response } => {
                 let waiting = &self.handle.waiting.replies;
-                if let Some(reply) = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&token) {
+                if let Some(reply) = waiting.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&token) {
                     reply.send(Bytes::from(minicbor::to_vec(&response).expect("a response of ours encodes")));
                 }
             }

@@ -3,8 +3,10 @@
 //! Whom to try and when enough have acknowledged is decided by [`Placement`]; this file carries
 //! it out. Every byte that leaves here is verified against its id.
 
+mod fetch;
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -13,24 +15,43 @@ use kepler_protocol::api::Durability;
 use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::quorum::{self, Placement};
+use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
-use kepler_protocol::view::{State, View};
-use tokio::sync::watch;
-use tracing::{debug, warn};
+use kepler_protocol::view::View;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
+use tracing::debug;
 
+use super::budget::Budget;
 use super::electorate::Electors;
 use crate::store::{self, Store};
 use crate::swarm::{self, TransferError};
 use crate::tasks::Tasks;
-
-/// How long the best replica has before a second one is asked beside it.
-const HEDGE_AFTER: Duration = Duration::from_millis(400);
-
-/// How many nodes beyond the owners may take over for those that do not answer.
-const FALLBACKS: usize = 8;
+use crate::telemetry::{Direction, Metrics, Purpose};
 
 /// Within this a placement has succeeded or is refused.
-const PLACEMENT_DEADLINE: Duration = Duration::from_secs(9);
+pub const PLACEMENT_DEADLINE: Duration = Duration::from_secs(9);
+
+/// Bytes of chunks that uploads have under way at once, over all clients.
+const UPLOAD_BYTES: usize = 32 << 20;
+
+/// Bytes of chunks fetched ahead of readers, over all clients; what a reader waits for now comes on top.
+const READ_AHEAD_BYTES: usize = 32 << 20;
+
+/// Bytes of chunks still on their way to stragglers after the answer was given.
+const STRAGGLING_BYTES: usize = 16 << 20;
+
+/// Bytes of chunks on their way to whom they are owed, over all targets.
+const BACKGROUND_BYTES: usize = 16 << 20;
+
+/// What a chunk of unknown size counts for in a budget, in bytes.
+const UNKNOWN_BYTES: usize = 4 << 20;
+
+/// Repairs that readers queue at the same time; further ones are left to the next reader.
+const REPAIRS_AT_ONCE: usize = 64;
+
+/// How long a straggler is sent to after the answer; the queue owes it the chunk in any case.
+const STRAGGLE_FOR: Duration = Duration::from_secs(10);
 
 /// Why a chunk did not reach its durability.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +80,13 @@ pub enum PlaceError {
 
 /// No reachable member has an intact copy of a chunk.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("no node that answers has an intact copy of chunk {0}")]
-pub struct Unavailable(pub ChunkId);
+#[error("no node that answers has an intact copy of chunk {id}")]
+pub struct Unavailable {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Every member of the roster, this node included, answered that it has not.
+    pub nowhere: bool,
+}
 
 /// Where a chunk went.
 #[derive(Clone, Debug)]
@@ -104,24 +130,68 @@ struct Inner {
     swarm: swarm::Handle,
     view: watch::Receiver<Arc<View>>,
     electors: watch::Receiver<Electors>,
+    metrics: Arc<Metrics>,
     tasks: Tasks,
     /// Smoothed seconds that fetches from each member took.
     latency: Mutex<BTreeMap<NodeId, f64>>,
+    uploads: Budget,
+    read_ahead: Budget,
+    stragglers: Budget,
+    background: Budget,
+    /// Repairs that readers are queueing.
+    repairs: Arc<Semaphore>,
+}
+
+/// A copy under way to a peer is given up with whoever waits for it.
+struct CutOnDrop(AbortHandle);
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the way to chunks is made of.
+pub struct Parts {
+    /// This node.
+    pub me: NodeId,
+    /// `ACK_GRACE_MS`.
+    pub ack_grace: Duration,
+    /// The disk.
+    pub store: Store,
+    /// The other nodes.
+    pub swarm: swarm::Handle,
+    /// Who is here.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Who votes.
+    pub electors: watch::Receiver<Electors>,
+    /// What moved.
+    pub metrics: Arc<Metrics>,
+    /// Where tasks are spawned.
+    pub tasks: Tasks,
 }
 
 impl Chunks {
     /// The way to chunks of one node.
-    pub fn new(
-        me: NodeId,
-        ack_grace: Duration,
-        store: Store,
-        swarm: swarm::Handle,
-        view: watch::Receiver<Arc<View>>,
-        electors: watch::Receiver<Electors>,
-        tasks: Tasks,
-    ) -> Self {
-        let latency = Mutex::new(BTreeMap::new());
-        Self { inner: Arc::new(Inner { me, ack_grace, store, swarm, view, electors, tasks, latency }) }
+    pub fn new(parts: Parts) -> Self {
+        let Parts { me, ack_grace, store, swarm, view, electors, metrics, tasks } = parts;
+        let inner = Inner {
+            me,
+            ack_grace,
+            store,
+            swarm,
+            view,
+            electors,
+            metrics,
+            tasks,
+            latency: Mutex::default(),
+            uploads: Budget::new(UPLOAD_BYTES),
+            read_ahead: Budget::new(READ_AHEAD_BYTES),
+            stragglers: Budget::new(STRAGGLING_BYTES),
+            background: Budget::new(BACKGROUND_BYTES),
+            repairs: Arc::new(Semaphore::new(REPAIRS_AT_ONCE)),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The present view.
@@ -129,48 +199,72 @@ impl Chunks {
         self.inner.view.borrow().clone()
     }
 
+    /// What uploads share.
+    pub fn uploads(&self) -> &Budget {
+        &self.inner.uploads
+    }
+
+    /// What fetching ahead of readers shares.
+    pub fn read_ahead(&self) -> &Budget {
+        &self.inner.read_ahead
+    }
+
     /// This node.
     pub fn me(&self) -> NodeId {
         self.inner.me
     }
 
-    /// Brings a chunk to its owners under `dot`, as `durability` asks.
+    /// Brings a chunk to its owners under `dot`, as `durability` asks, within `within` and
+    /// [`PLACEMENT_DEADLINE`].
+    ///
+    /// Copies to peers that are still under way then are given up if it failed, and go on for a
+    /// while if it succeeded and there is memory for them. A copy to this node's disk goes on in any
+    /// case: cut off, it would leave a file without its row.
     ///
     /// # Errors
-    /// [`PlaceError::NoQuorum`] if too few acknowledged within ten seconds, or what made this
-    /// node's own copy fail if that is why.
+    /// [`PlaceError::NoQuorum`] if too few acknowledged in time, or what made this node's own copy
+    /// fail if that is why.
     pub async fn place(
         &self,
         source: Source,
         dot: Dot,
         durability: Durability,
+        within: Duration,
     ) -> Result<Placed, PlaceError> {
         let id = source.id();
         let inner = &self.inner;
         let electors = inner.electors.borrow().clone();
         let (wanted, majority) =
             electors.replicas().ok_or_else(|| PlaceError::NotReady(electors.reason()))?;
-        let preference = self.view().ring().candidates(id.key(), wanted, wanted + FALLBACKS);
+        let owners = electors.owners(id.key());
+        let candidates = quorum::candidates(&self.view(), id.key(), wanted, &owners);
         let config = quorum::Config {
             majority,
             ack_grace: inner.ack_grace,
-            deadline: PLACEMENT_DEADLINE,
+            deadline: within.min(PLACEMENT_DEADLINE),
             ..quorum::Config::new(durability, wanted)
         };
-        let mut machine =
-            Placement::new(inner.store.now(), config, preference, electors.owners(id.key()), inner.me);
+        let mut machine = Placement::new(inner.store.now(), config, candidates, owners, inner.me);
         let mut attempts = FuturesUnordered::new();
         let mut local_failure = None;
         loop {
             while let Some(target) = machine.poll_transmit() {
                 let (chunks, source) = (self.clone(), source.clone());
-                // Spawned, so that a copy to a straggler goes on after the answer was given.
                 let attempt = inner.tasks.spawn(async move { chunks.copy_to(target, source, dot).await });
-                attempts.push(async move { (target, attempt.await) });
+                let cut = (target != inner.me).then(|| CutOnDrop(attempt.abort_handle()));
+                attempts.push(async move {
+                    let result = attempt.await;
+                    drop(cut);
+                    (target, result)
+                });
             }
             match machine.outcome() {
                 Some(quorum::Outcome::Done { acked, owed }) => {
-                    return Ok(Placed { id, acked: acked.clone(), owed: owed.clone() });
+                    let placed = Placed { id, acked: acked.clone(), owed: owed.clone() };
+                    if let Source::Chunk(chunk) = &source {
+                        self.spare(attempts, chunk.bytes().len());
+                    }
+                    return Ok(placed);
                 }
                 Some(quorum::Outcome::Failed { answered, needed }) => {
                     return Err(local_failure
@@ -199,6 +293,24 @@ impl Chunks {
         }
     }
 
+    /// Lets copies to stragglers go on, as far as memory allows; the rest is for the queue alone.
+    fn spare<T: Send + 'static>(
+        &self,
+        mut attempts: FuturesUnordered<impl Future<Output = T> + Send + 'static>,
+        bytes: usize,
+    ) {
+        if attempts.is_empty() {
+            return;
+        }
+        let Some(share) = self.inner.stragglers.try_take(bytes) else { return };
+        let stop = self.inner.tasks.stop().clone();
+        self.inner.tasks.spawn(async move {
+            let _share = share;
+            let finishing = stop.run_until_cancelled(async { while attempts.next().await.is_some() {} });
+            let _ = tokio::time::timeout(STRAGGLE_FOR, finishing).await;
+        });
+    }
+
     async fn copy_to(&self, target: NodeId, source: Source, dot: Dot) -> Result<(), PlaceError> {
         let inner = &self.inner;
         if target == inner.me {
@@ -208,7 +320,7 @@ impl Chunks {
                     if matches!(inner.store.adopt(id, &[dot]).await, Ok(true)) {
                         return Ok(());
                     }
-                    self.fetch(id).await?
+                    self.fetch(id, None).await?
                 }
             };
             return inner.store.put(chunk, &[dot]).await.map_err(PlaceError::from);
@@ -219,125 +331,58 @@ impl Chunks {
                 if matches!(inner.swarm.adopt(target, id, &[dot]).await, Ok(true)) {
                     return Ok(());
                 }
-                self.fetch(id).await?
+                self.fetch(id, None).await?
             }
         };
-        inner.swarm.push(target, chunk, &[dot]).await.map_err(PlaceError::from)
+        self.push(target, chunk, &[dot], Purpose::Client).await.map_err(PlaceError::from)
     }
 
-    /// Sends a chunk that is owed to `target`, from here or from wherever it is.
+    async fn push(
+        &self,
+        target: NodeId,
+        chunk: Chunk,
+        dots: &[Dot],
+        purpose: Purpose,
+    ) -> Result<(), TransferError> {
+        let inner = &self.inner;
+        let (bytes, started) = (chunk.bytes().len() as u64, inner.store.now());
+        let result = inner.swarm.push(target, chunk, dots).await;
+        self.count(Direction::Out, purpose, result.is_ok().then_some(bytes), started);
+        result
+    }
+
+    /// Counts a transfer: how many bytes it moved, or `None` where it failed.
+    fn count(&self, direction: Direction, purpose: Purpose, moved: Option<u64>, started: Instant) {
+        let transfers = &self.inner.metrics.transfers;
+        match moved {
+            Some(bytes) => {
+                transfers.moved(direction, purpose, bytes, (self.inner.store.now() - started).as_secs_f64());
+            }
+            None => transfers.failed(direction, purpose),
+        }
+    }
+
+    /// Sends a chunk that is owed to `target`, from here or from wherever it is. What is owed to this
+    /// node is fetched.
     ///
     /// # Errors
     /// When no copy can be had, or the target does not take it.
     pub async fn deliver(&self, target: NodeId, id: ChunkId, dots: &[Dot]) -> anyhow::Result<()> {
         let inner = &self.inner;
+        if target == inner.me {
+            if matches!(inner.store.adopt(id, dots).await, Ok(true)) {
+                return Ok(());
+            }
+            let _share = inner.background.take(UNKNOWN_BYTES).await;
+            let chunk = self.fetch(id, None).await?;
+            return Ok(inner.store.put(chunk, dots).await?);
+        }
         if inner.swarm.adopt(target, id, dots).await? {
             return Ok(());
         }
-        let chunk = self.fetch(id).await?;
-        Ok(inner.swarm.push(target, chunk, dots).await?)
-    }
-
-    /// A chunk from here or from another member, verified.
-    ///
-    /// Owners are asked first, those that answered fastest first among them; then the nodes onward
-    /// clockwise, then every reachable member. A slow one is hedged by the next.
-    ///
-    /// # Errors
-    /// [`Unavailable`] if nobody who answers has an intact copy.
-    pub async fn fetch(&self, id: ChunkId) -> Result<Chunk, Unavailable> {
-        match self.read_local(id).await {
-            Local::Intact(chunk) => Ok(chunk),
-            Local::Missing => self.fetch_remote(id).await,
-            Local::Quarantined => {
-                let chunk = self.fetch_remote(id).await?;
-                // The references survived the quarantine; the bytes come back under them.
-                if let Err(error) = self.inner.store.put(chunk.clone(), &[]).await {
-                    warn!(chunk = %id, %error, "could not replace a quarantined chunk");
-                }
-                Ok(chunk)
-            }
-        }
-    }
-
-    async fn read_local(&self, id: ChunkId) -> Local {
-        match self.inner.store.read(id).await {
-            Ok(chunk) => Local::Intact(chunk),
-            Err(store::ReadError::Missing(_)) => Local::Missing,
-            Err(store::ReadError::Corrupt(corrupt)) => {
-                warn!(chunk = %id, error = %corrupt, "quarantining chunk");
-                if let Err(error) = self.inner.store.quarantine(id).await {
-                    warn!(chunk = %id, %error, "could not quarantine");
-                }
-                Local::Quarantined
-            }
-            Err(error) => {
-                // A disk that cannot be read is as good as a missing copy to this reader.
-                warn!(chunk = %id, %error, "reading a chunk failed");
-                Local::Missing
-            }
-        }
-    }
-
-    async fn fetch_remote(&self, id: ChunkId) -> Result<Chunk, Unavailable> {
-        let mut candidates = self.candidates(id).into_iter();
-        let mut attempts = FuturesUnordered::new();
-        loop {
-            if let Some(peer) = candidates.next() {
-                attempts.push(self.fetch_from(peer, id));
-            } else if attempts.is_empty() {
-                return Err(Unavailable(id));
-            }
-            let hedge = tokio::time::sleep(HEDGE_AFTER);
-            tokio::pin!(hedge);
-            loop {
-                tokio::select! {
-                    Some((peer, result)) = attempts.next(), if !attempts.is_empty() => match result {
-                        Ok(chunk) => return Ok(chunk),
-                        Err(error) => {
-                            debug!(chunk = %id, %peer, %error, "fetching a chunk failed");
-                            break;
-                        }
-                    },
-                    () = &mut hedge, if candidates.len() > 0 => break,
-                }
-            }
-        }
-    }
-
-    async fn fetch_from(&self, peer: NodeId, id: ChunkId) -> (NodeId, Result<Chunk, TransferError>) {
-        let started = self.inner.store.now();
-        let result = self.inner.swarm.fetch(peer, id).await;
-        let seconds = (self.inner.store.now() - started).as_secs_f64();
-        let mut latency = self.inner.latency.lock().unwrap_or_else(PoisonError::into_inner);
-        let smoothed = latency.entry(peer).or_insert(seconds);
-        // A failure counts as a slow answer, so that it is asked later next time.
-        let sample = if result.is_ok() { seconds } else { seconds + 1.0 };
-        *smoothed += 0.2 * (sample - *smoothed);
-        (peer, result)
-    }
-
-    /// Whom to ask for a chunk, best first, without this node.
-    fn candidates(&self, id: ChunkId) -> Vec<NodeId> {
-        let view = self.view();
-        let wanted = self.inner.electors.borrow().replicas().map_or(1, |(wanted, _)| wanted);
-        let mut order = view.ring().preference(id.key(), wanted);
-        let owners = wanted.min(order.len());
-        {
-            let latency = self.inner.latency.lock().unwrap_or_else(PoisonError::into_inner);
-            let seconds = |node: &NodeId| latency.get(node).copied().unwrap_or(0.0);
-            order[..owners].sort_by(|a, b| seconds(a).total_cmp(&seconds(b)));
-        }
-        let known: Vec<NodeId> = view.members().filter(|m| m.state.is_reachable()).map(|m| m.id).collect();
-        for node in known {
-            if !order.contains(&node) {
-                order.push(node);
-            }
-        }
-        // Suspects last: they are probably gone, and a hedge costs a reader its patience.
-        order.sort_by_key(|node| view.member(node).is_some_and(|m| m.state == State::Suspect));
-        order.retain(|node| *node != self.inner.me);
-        order
+        let _share = inner.background.take(UNKNOWN_BYTES).await;
+        let chunk = self.fetch(id, None).await?;
+        Ok(self.push(target, chunk, dots, Purpose::Background).await?)
     }
 
     /// Who of the reachable members holds each of `ids`, this node included, in the order of `ids`.
@@ -363,10 +408,4 @@ impl Chunks {
         holders.iter_mut().for_each(|list| list.sort());
         Ok(holders)
     }
-}
-
-enum Local {
-    Intact(Chunk),
-    Missing,
-    Quarantined,
 }

@@ -44,6 +44,12 @@ impl ClusterService {
         entry.used = used.unwrap_or(entry.used);
     }
 
+    /// Forgets what was heard from nodes that are no members any more.
+    pub fn forget_strangers(&self, view: &View) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.retain(|node, _| view.member(node).is_some());
+    }
+
     /// Transfers under way.
     pub fn transfers(&self) -> u64 {
         self.swarm.stats().in_flight as u64

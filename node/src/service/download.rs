@@ -9,15 +9,17 @@ use futures::stream::FuturesOrdered;
 use futures::{Stream, StreamExt as _};
 use kepler_protocol::catalog::command::{Command, Consistency, Outcome, Refusal};
 use kepler_protocol::chunk::{ChunkId, Codec};
-use kepler_protocol::manifest::{Walk, WalkError};
+use kepler_protocol::manifest::{Node, Walk, WalkError};
 use kepler_protocol::name::Name;
 use kepler_protocol::version::{Content, Dot, Version, head};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::files::Service;
 use super::{ByteStream, OpenFile, ReadError};
 
-/// Chunks fetched ahead of the one that is being sent.
+/// Chunks of one reader fetched at once: the one it waits for, and others ahead of it as far as the
+/// bytes fetched ahead of all readers allow.
 const READ_AHEAD: usize = 4;
 
 /// Bytes handed to the gateway at a time.
@@ -69,16 +71,22 @@ impl Service {
         let (version, found) = self.head(name, version).await?;
         let content = version.content.clone().ok_or_else(|| ReadError::NotFound(name.to_string()))?;
         let service = self.clone();
-        let reader = move |range: Range<u64>| service.read_range(&content, range);
+        let dot = version.dot;
+        let reader = move |range: Range<u64>| service.read_range(&content, dot, range);
         Ok(OpenFile::new(version, found.survivors.len() - 1, found.consistency, Box::new(reader)))
     }
 
-    /// The verified bytes of `range`. The task behind it ends when the stream is dropped.
-    fn read_range(&self, content: &Content, range: Range<u64>) -> ByteStream {
-        let (sender, receiver) = mpsc::channel(4);
+    /// The verified bytes of `range`. The task behind it, and what it fetches ahead, ends when the
+    /// stream is dropped.
+    fn read_range(&self, content: &Content, dot: Dot, range: Range<u64>) -> ByteStream {
+        let (sender, receiver) = mpsc::channel(1);
         let (service, content) = (self.clone(), content.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = service.send_range(&content, range, &sender).await {
+            let sent = tokio::select! {
+                sent = service.send_range(&content, dot, range, &sender) => sent,
+                () = sender.closed() => return,
+            };
+            if let Err(error) = sent {
                 // The client may be gone; then nobody needs the reason.
                 let _ = sender.send(Err(error)).await;
             }
@@ -89,29 +97,39 @@ impl Service {
     async fn send_range(
         &self,
         content: &Content,
+        dot: Dot,
         range: Range<u64>,
         sender: &mpsc::Sender<Result<Bytes, ReadError>>,
     ) -> Result<(), ReadError> {
         let mut walk = Walk::new(content.root, content.size, range)?;
         let mut ahead = FuturesOrdered::new();
+        let mut next_leaf = None;
         loop {
             while ahead.len() < READ_AHEAD {
-                let Some(leaf) = walk.poll_leaf() else { break };
+                let Some(leaf) = next_leaf.take().or_else(|| walk.poll_leaf()) else { break };
+                let share =
+                    self.chunks.read_ahead().try_take(usize::try_from(leaf.size).unwrap_or(usize::MAX));
+                if share.is_none() && !ahead.is_empty() {
+                    next_leaf = Some(leaf);
+                    break;
+                }
                 let service = self.clone();
-                ahead.push_back(self.tasks.spawn(async move {
-                    let chunk = service.chunks.fetch(leaf.id).await?;
-                    Ok::<_, ReadError>(leaf.slice(&chunk)?)
-                }));
+                ahead.push_back(AbortOnDropHandle::new(self.tasks.spawn(async move {
+                    let chunk = service.chunks.fetch(leaf.id, Some(dot)).await?;
+                    Ok::<_, ReadError>((leaf.slice(&chunk)?, share))
+                })));
             }
-            if ahead.len() < READ_AHEAD
+            if next_leaf.is_none()
+                && ahead.len() < READ_AHEAD
                 && let Some(node) = walk.poll_wanted()
             {
-                let chunk = self.chunks.fetch(node).await?;
+                let chunk = self.chunks.fetch(node, Some(dot)).await?;
                 walk.handle_node(&chunk)?;
                 continue;
             }
             let Some(next) = ahead.next().await else { return Ok(()) };
-            let mut rest = next.map_err(|e| ReadError::Store(e.into()))??;
+            // The share is kept until the last piece is with the gateway.
+            let (mut rest, _share) = next.map_err(|e| ReadError::Store(e.into()))??;
             while !rest.is_empty() {
                 let piece = rest.split_to(rest.len().min(PIECE));
                 if sender.send(Ok(piece)).await.is_err() {
@@ -121,24 +139,49 @@ impl Service {
         }
     }
 
-    /// Every chunk of a file with its size: leaves in file order, then manifest nodes.
-    pub(super) async fn dag(&self, content: &Content) -> Result<Vec<(ChunkId, u64)>, ReadError> {
-        if content.root.codec() == Codec::Raw {
-            return Ok(vec![(content.root, content.size)]);
+    /// The next chunk of a file: leaves in file order, manifest nodes as they are come upon.
+    pub(super) async fn next_of(&self, dag: &mut Dag) -> Result<Option<(ChunkId, u64)>, ReadError> {
+        if let Some(only) = dag.only.take() {
+            return Ok(Some(only));
         }
-        let mut walk = Walk::new(content.root, content.size, 0..content.size)?;
-        let (mut leaves, mut nodes) = (Vec::new(), Vec::new());
-        loop {
-            while let Some(leaf) = walk.poll_leaf() {
-                leaves.push((leaf.id, leaf.size));
-            }
-            let Some(node) = walk.poll_wanted() else { break };
-            let chunk = self.chunks.fetch(node).await?;
-            walk.handle_node(&chunk)?;
-            nodes.push((node, chunk.bytes().len() as u64));
+        if let Some(leaf) = dag.walk.poll_leaf() {
+            return Ok(Some((leaf.id, leaf.size)));
         }
-        leaves.append(&mut nodes);
-        Ok(leaves)
+        let Some(id) = dag.walk.poll_wanted() else { return Ok(None) };
+        let node = self.chunks.fetch(id, Some(dag.dot)).await?;
+        dag.walk.handle_node(&node)?;
+        if id == dag.root
+            && let Ok(node) = Node::decode(node.bytes())
+        {
+            dag.root_links = node.links().iter().map(|link| link.id).collect();
+        }
+        Ok(Some((id, node.bytes().len() as u64)))
+    }
+}
+
+/// Every chunk of a file, one after another; memory does not grow with the file.
+pub(super) struct Dag {
+    root: ChunkId,
+    dot: Dot,
+    walk: Walk,
+    /// The one chunk of a file that has no manifest.
+    only: Option<(ChunkId, u64)>,
+    root_links: Vec<ChunkId>,
+}
+
+impl Dag {
+    /// The chunks of `content`, which `dot` refers to.
+    pub(super) fn new(content: &Content, dot: Dot) -> Result<Self, ReadError> {
+        let root = content.root;
+        let only = (root.codec() == Codec::Raw).then_some((root, content.size));
+        let end = if only.is_some() { 0 } else { content.size };
+        let walk = Walk::new(root, content.size, 0..end)?;
+        Ok(Self { root, dot, walk, only, root_links: vec![root] })
+    }
+
+    /// The root's direct links, once the root has come by.
+    pub(super) fn into_root_links(self) -> Vec<ChunkId> {
+        self.root_links
     }
 }
 

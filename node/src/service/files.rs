@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Command, Consistency, Outcome, Precondition};
-use kepler_protocol::chunk::{Chunk, ChunkId};
+use kepler_protocol::chunk::{Chunk, ChunkId, Codec};
 use kepler_protocol::chunker::ChunkSize;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
@@ -13,16 +13,20 @@ use kepler_protocol::version::{Dot, Version};
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::cluster::ClusterService;
-use super::upload::refused;
+use super::download::Dag;
+use super::refusal::refused;
 use super::{Body, Files, ListQuery, OpenFile, PutRequest, ReadError, WriteError};
 use crate::replication::catalog::CatalogHandle;
-use crate::replication::chunks::Chunks;
+use crate::replication::chunks::{Chunks, Unavailable};
 use crate::replication::electorate::Electors;
 use crate::store::{Listed, Store};
 use crate::tasks::Tasks;
 
 /// Chunks of one file that `stat` asks the members about at a time.
 const STAT_BATCH: usize = 1024;
+
+/// The most leaves of a file whose chunks `stat` lists: the answer is built in memory.
+const MAX_STAT_CHUNKS: u64 = 65_536;
 
 /// What clients are served with; cheap to clone.
 #[derive(Clone)]
@@ -85,7 +89,6 @@ impl Service {
 #[async_trait::async_trait]
 impl Files for Service {
     async fn put(&self, request: PutRequest, body: Body) -> Result<api::Receipt, WriteError> {
-        // A task of its own: a handler that is dropped halfway must not leave a half-told write.
         self.upload(request, body).await
     }
 
@@ -132,7 +135,18 @@ impl Files for Service {
     async fn stat(&self, name: &Name) -> Result<api::Stat, ReadError> {
         let (head, found) = self.head(name, None).await?;
         let content = head.content.as_ref().ok_or_else(|| ReadError::NotFound(name.to_string()))?;
-        let dag = self.dag(content).await?;
+        if content.chunks > MAX_STAT_CHUNKS {
+            return Err(ReadError::TooManyChunks { chunks: content.chunks, most: MAX_STAT_CHUNKS });
+        }
+        let (mut dag, mut nodes) = (Vec::new(), Vec::new());
+        let mut walk = Dag::new(content, head.dot)?;
+        while let Some((id, size)) = self.next_of(&mut walk).await? {
+            match id.codec() {
+                Codec::Raw => dag.push((id, size)),
+                Codec::DagPb => nodes.push((id, size)),
+            }
+        }
+        dag.append(&mut nodes);
         let view = self.chunks.view();
         let wanted = self.electors.borrow().replicas().map_or(1, |(wanted, _)| wanted);
         let mut chunks = Vec::with_capacity(dag.len());
@@ -183,7 +197,11 @@ impl Files for Service {
     }
 
     async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
-        Ok(self.chunks.fetch(id).await?)
+        self.chunks.fetch(id, None).await.map_err(|unavailable| match unavailable {
+            // Only where everybody who could have it has said that he has not.
+            Unavailable { id, nowhere: true } => ReadError::NotFound(format!("with the id {id}")),
+            unavailable => unavailable.into(),
+        })
     }
 
     fn cluster(&self) -> api::Cluster {

@@ -3,58 +3,70 @@
 //! A version is published only after every chunk and manifest node has its acknowledgements, so a
 //! reader never sees a file that is not there. Memory is bounded by the chunks in flight.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream::FuturesOrdered;
+use futures::stream::{FuturesOrdered, FuturesUnordered};
 use kepler_protocol::api::{self, Durability};
-use kepler_protocol::catalog::command::{Command, Outcome, Precondition, Refusal};
-use kepler_protocol::chunk::ChunkId;
+use kepler_protocol::catalog::command::{Command, Outcome, Precondition};
+use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::chunker::{Chunker, Leaf};
-use kepler_protocol::manifest::{Builder, Finished};
+use kepler_protocol::manifest::{Builder, Finished, Node};
 use kepler_protocol::name::Name;
-use kepler_protocol::node_id::NodeId;
 use kepler_protocol::quorum::Tally;
-use kepler_protocol::time::UnixMillis;
+use kepler_protocol::time::{Instant, UnixMillis};
 use kepler_protocol::version::{Content, Dot, Version};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
+use super::download::Dag;
 use super::files::Service;
-use super::{Body, BodyError, PutRequest, ReadError, WriteError};
-use crate::replication::catalog::Stopped;
-use crate::replication::chunks::{PlaceError, Placed, Source, Unavailable};
+use super::refusal::refused;
+use super::{Body, BodyError, PutRequest, WriteError};
+use crate::replication::catalog::CommandError;
+use crate::replication::chunks::{PLACEMENT_DEADLINE, Placed, Source};
 use crate::store::QueueRow;
 
-/// Chunks of one upload that are hashed, written and sent at the same time.
+/// Chunks of one upload that are hashed, written and sent at the same time, as far as all uploads'
+/// bytes in flight allow.
 const CHUNKS_IN_FLIGHT: usize = 6;
+
+/// Within this after the last byte a write has succeeded, or is refused.
+const ANSWER_WITHIN: Duration = Duration::from_millis(9_500);
+
+/// What the catalog has for publishing at least, however long the chunks took.
+const PUBLISH_WITHIN: Duration = Duration::from_millis(1_000);
+
+/// Copies owed that are gathered before they are queued: memory does not grow with the file.
+const OWED_BATCH: usize = 1_024;
 
 /// What an upload has reached so far.
 #[derive(Debug, Default)]
 struct Reached {
     tally: Tally,
-    owed: Vec<(ChunkId, NodeId)>,
-}
-
-impl Reached {
-    fn add(&mut self, placed: &Placed) {
-        self.tally.add(&placed.acked, &placed.owed);
-        self.owed.extend(placed.owed.iter().map(|node| (placed.id, *node)));
-    }
+    /// Owed and not queued yet.
+    owed: Vec<QueueRow>,
+    /// Whether anything was queued.
+    queued: bool,
 }
 
 impl Service {
     pub(super) async fn upload(&self, request: PutRequest, body: Body) -> Result<api::Receipt, WriteError> {
-        let dot = self.begin(&request.name, request.precondition, request.durability).await?;
-        let guard = AbortOnDrop { service: self.clone(), dot: Some(dot) };
+        let guard = self.begin(&request.name, request.precondition, request.durability).await?;
         let mut reached = Reached::default();
-        let stored = self.store_body(dot, request.durability, body, &mut reached).await;
-        let content = match stored {
-            Ok(content) => Content { content_type: request.content_type, ..content },
+        let mut timing = Timing::default();
+        let stored = self.store_body(guard.dot, request.durability, body, &mut reached, &mut timing).await;
+        let stored = match stored {
+            Ok(stored) => {
+                Stored { content: Content { content_type: request.content_type, ..stored.content }, ..stored }
+            }
             Err(error) => {
                 guard.abort().await;
                 return Err(error);
             }
         };
-        self.publish(guard, request.durability, content, reached).await
+        self.publish(guard, request.durability, stored, reached, timing).await
     }
 
     /// Copies the head of `from` to `to`: an upload in which every chunk is a hit.
@@ -64,28 +76,37 @@ impl Service {
     ) -> Result<(api::Receipt, Dot), WriteError> {
         let (source, _) = self.head(&request.from, None).await?;
         let content = source.content.clone().ok_or_else(|| WriteError::NotFound(request.from.to_string()))?;
-        let dot = self.begin(&request.to, Precondition::None, request.durability).await?;
-        let guard = AbortOnDrop { service: self.clone(), dot: Some(dot) };
+        let guard = self.begin(&request.to, Precondition::None, request.durability).await?;
         let mut reached = Reached::default();
-        if let Err(error) = self.store_hits(dot, request.durability, &content, &mut reached).await {
-            guard.abort().await;
-            return Err(error);
-        }
-        let receipt = self.publish(guard, request.durability, content, reached).await?;
+        let stored = self.store_hits(guard.dot, request.durability, content, source.dot, &mut reached).await;
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(error) => {
+                guard.abort().await;
+                return Err(error);
+            }
+        };
+        let receipt = self.publish(guard, request.durability, stored, reached, Timing::default()).await?;
         Ok((receipt, source.dot))
     }
 
+    /// Opens a write. In a task of its own: where the client goes away before the dot is known here,
+    /// the guard is dropped with the task's result, and the dot is closed.
     async fn begin(
         &self,
         name: &Name,
         precondition: Precondition,
         durability: Durability,
-    ) -> Result<Dot, WriteError> {
+    ) -> Result<Begun, WriteError> {
         let command = Command::Begin { name: name.clone(), precondition, durability };
-        match self.catalog.command(command).await? {
-            Outcome::Begun { dot } => Ok(dot),
-            other => Err(refused(other, name)),
-        }
+        let (service, name) = (self.clone(), name.clone());
+        let beginning = self.tasks.spawn(async move {
+            match service.catalog.command(command).await? {
+                Outcome::Begun { dot } => Ok(Begun { service, dot, open: true }),
+                other => Err(refused(other, &name)),
+            }
+        });
+        beginning.await.map_err(|e| WriteError::Store(e.into()))?
     }
 
     async fn store_body(
@@ -94,97 +115,171 @@ impl Service {
         durability: Durability,
         body: Body,
         reached: &mut Reached,
-    ) -> Result<Content, WriteError> {
+        timing: &mut Timing,
+    ) -> Result<Stored, WriteError> {
         let mut cutter = Cutter { body, chunker: Some(Chunker::new(self.chunk_size)), piece: Bytes::new() };
         let mut builder = Builder::default();
         let mut in_flight = FuturesOrdered::new();
-        let mut ended = false;
-        while !ended || !in_flight.is_empty() {
-            while in_flight.len() < CHUNKS_IN_FLIGHT && !ended {
-                let leaf = match cutter.next().await? {
-                    Some(leaf) => leaf,
-                    None => {
-                        ended = true;
-                        break;
-                    }
-                };
-                let service = self.clone();
-                in_flight.push_back(self.tasks.spawn(async move {
-                    let hashed = tokio::task::spawn_blocking(move || leaf.into_chunk()).await;
-                    let chunk = hashed.map_err(|e| WriteError::Store(e.into()))?;
-                    let bytes = chunk.bytes().len();
-                    Ok((service.chunks.place(Source::Chunk(chunk), dot, durability).await?, bytes))
-                }));
-            }
-            if let Some(finished) = in_flight.next().await {
-                let placed: Result<(Placed, usize), WriteError> =
-                    finished.map_err(|e| WriteError::Store(e.into()))?;
-                let (placed, bytes) = placed?;
-                reached.add(&placed);
-                let full = builder.push(placed.id, bytes).map_err(|e| WriteError::Store(e.into()))?;
-                for node in full {
-                    reached.add(&self.chunks.place(Source::Chunk(node), dot, durability).await?);
+        // Both at once, so that a refusal does not wait for a client that sends slowly.
+        loop {
+            tokio::select! {
+                leaf = cutter.next(), if !timing.has_ended() && in_flight.len() < CHUNKS_IN_FLIGHT => {
+                    let Some(leaf) = leaf? else {
+                        timing.end(self.store.now());
+                        continue;
+                    };
+                    let share = self.chunks.uploads().take(leaf.len()).await;
+                    let service = self.clone();
+                    // Dropping the handle ends the task: nothing goes on for an upload that failed.
+                    in_flight.push_back(AbortOnDropHandle::new(self.tasks.spawn(async move {
+                        let _share = share;
+                        let hashed = tokio::task::spawn_blocking(move || leaf.into_chunk()).await;
+                        let chunk = hashed.map_err(|e| WriteError::Store(e.into()))?;
+                        let bytes = chunk.bytes().len();
+                        let placing =
+                            service.chunks.place(Source::Chunk(chunk), dot, durability, PLACEMENT_DEADLINE);
+                        Ok((placing.await?, bytes))
+                    })));
                 }
+                Some(finished) = in_flight.next(), if !in_flight.is_empty() => {
+                    let placed: Result<(Placed, usize), WriteError> =
+                        finished.map_err(|e| WriteError::Store(e.into()))?;
+                    let (placed, bytes) = placed?;
+                    self.reach(reached, dot, &placed).await?;
+                    let full = builder.push(placed.id, bytes).map_err(|e| WriteError::Store(e.into()))?;
+                    for node in full {
+                        self.place_node(node, dot, durability, reached, timing).await?;
+                    }
+                }
+                else => break,
             }
         }
         let Finished { root, size, leaves, nodes } = builder.finish();
+        let links = root_links(root, nodes.last());
         for node in nodes {
-            reached.add(&self.chunks.place(Source::Chunk(node), dot, durability).await?);
+            self.place_node(node, dot, durability, reached, timing).await?;
         }
-        Ok(Content { root, size, chunks: leaves, content_type: None })
+        Ok(Stored { content: Content { root, size, chunks: leaves, content_type: None }, links })
+    }
+
+    async fn place_node(
+        &self,
+        node: Chunk,
+        dot: Dot,
+        durability: Durability,
+        reached: &mut Reached,
+        timing: &Timing,
+    ) -> Result<(), WriteError> {
+        let within = timing.left(self.store.now()).unwrap_or(PLACEMENT_DEADLINE);
+        let placed = self.chunks.place(Source::Chunk(node), dot, durability, within).await?;
+        self.reach(reached, dot, &placed).await
     }
 
     async fn store_hits(
         &self,
         dot: Dot,
         durability: Durability,
-        content: &Content,
+        content: Content,
+        source: Dot,
         reached: &mut Reached,
-    ) -> Result<(), WriteError> {
-        let ids: Vec<ChunkId> = self.dag(content).await?.into_iter().map(|(id, _)| id).collect();
-        let mut places = futures::stream::iter(ids)
-            .map(|id| self.chunks.place(Source::Id(id), dot, durability))
-            .buffer_unordered(CHUNKS_IN_FLIGHT);
-        while let Some(placed) = places.next().await {
-            reached.add(&placed?);
+    ) -> Result<Stored, WriteError> {
+        let mut dag = Dag::new(&content, source)?;
+        let mut in_flight = FuturesUnordered::new();
+        loop {
+            while in_flight.len() < CHUNKS_IN_FLIGHT {
+                let Some((id, _)) = self.next_of(&mut dag).await? else { break };
+                let chunks = self.chunks.clone();
+                in_flight.push(AbortOnDropHandle::new(self.tasks.spawn(async move {
+                    chunks.place(Source::Id(id), dot, durability, PLACEMENT_DEADLINE).await
+                })));
+            }
+            let Some(finished) = in_flight.next().await else { break };
+            let placed = finished.map_err(|e| WriteError::Store(e.into()))??;
+            self.reach(reached, dot, &placed).await?;
         }
+        let links = dag.into_root_links();
+        Ok(Stored { content, links })
+    }
+
+    /// Counts a placed chunk, and queues what is owed by now if that is much.
+    async fn reach(&self, reached: &mut Reached, dot: Dot, placed: &Placed) -> Result<(), WriteError> {
+        reached.tally.add(&placed.acked, &placed.owed);
+        let rows = placed.owed.iter().map(|target| QueueRow { chunk: placed.id, target: *target, dot });
+        reached.owed.extend(rows);
+        if reached.owed.len() >= OWED_BATCH { self.queue(reached).await } else { Ok(()) }
+    }
+
+    async fn queue(&self, reached: &mut Reached) -> Result<(), WriteError> {
+        if reached.owed.is_empty() {
+            return Ok(());
+        }
+        reached.queued = true;
+        let rows = std::mem::take(&mut reached.owed);
+        self.store.enqueue(rows).await.map_err(|e| WriteError::Store(e.into()))?;
+        self.queue_grew.notify_one();
         Ok(())
     }
 
     /// Queues what is still owed, publishes the version and writes the receipt.
+    ///
+    /// In a task of its own: once it has begun, a client that goes away changes nothing.
     async fn publish(
         &self,
-        mut guard: AbortOnDrop,
+        guard: Begun,
         durability: Durability,
-        content: Content,
-        mut reached: Reached,
+        stored: Stored,
+        reached: Reached,
+        timing: Timing,
     ) -> Result<api::Receipt, WriteError> {
-        let Some(dot) = guard.dot else { return Err(WriteError::NotFound("the write".to_owned())) };
-        let rows: Vec<QueueRow> = reached
-            .owed
-            .iter()
-            .map(|(chunk, target)| QueueRow { chunk: *chunk, target: *target, dot })
-            .collect();
-        if !rows.is_empty() {
-            if let Err(error) = self.store.enqueue(rows).await {
-                guard.abort().await;
-                return Err(WriteError::Store(error.into()));
-            }
-            self.queue_grew.notify_one();
+        let service = self.clone();
+        let publishing = self
+            .tasks
+            .spawn(async move { service.publish_now(guard, durability, stored, reached, timing).await });
+        publishing.await.map_err(|e| WriteError::Store(e.into()))?
+    }
+
+    async fn publish_now(
+        &self,
+        guard: Begun,
+        durability: Durability,
+        Stored { content, links }: Stored,
+        mut reached: Reached,
+        timing: Timing,
+    ) -> Result<api::Receipt, WriteError> {
+        if let Err(error) = self.queue(&mut reached).await {
+            guard.abort().await;
+            return Err(error);
         }
-        let command =
-            Command::Publish { dot, content: Some(content), created_at: UnixMillis(super::unix_millis()) };
+        let within = timing.left(self.store.now()).unwrap_or(PLACEMENT_DEADLINE).max(PUBLISH_WITHIN);
+        let created_at = UnixMillis(super::unix_millis());
         // From here on the catalog owns the dot: it closes it itself if it refuses.
-        guard.dot = None;
-        match self.catalog.command(command).await? {
-            Outcome::Published { version, acked, wanted } => {
-                if durability == Durability::Fast && reached.owed.is_empty() {
+        let dot = guard.hand_over();
+        let command = Command::Publish { dot, content: Some(content), created_at, within };
+        match self.catalog.command(command).await {
+            Ok(Outcome::Published { version, acked, wanted }) => {
+                if durability == Durability::Fast && !reached.queued {
                     self.settle(dot).await;
+                }
+                if let Err(error) = self.store.note_links(dot, &links).await {
+                    warn!(version = %dot, %error, "could not note a file's direct links");
                 }
                 reached.tally.add(&acked, &[]);
                 Ok(receipt(&version, durability, reached.tally.into_replicas(wanted)))
             }
-            other => Err(refused(other, &"the file")),
+            Ok(other) => {
+                let error = refused(other, &"the file");
+                // What may surface keeps its copies on their way; what was refused needs none.
+                if reached.queued && !matches!(error, WriteError::Unknown { .. }) {
+                    forget_owed(self, dot).await;
+                }
+                Err(error)
+            }
+            // The command was taken and the catalog is gone: whether it was done will show.
+            Err(CommandError::Lost) => Err(WriteError::Unknown { version: dot, answered: 0, needed: 1 }),
+            Err(error) => {
+                // Never taken: the next start closes the dot.
+                Err(error.into())
+            }
         }
     }
 
@@ -193,6 +288,40 @@ impl Service {
         if let Err(error) = self.catalog.command(Command::Settle { dot }).await {
             warn!(version = %dot, %error, "settling a fast version failed; it is tried again");
         }
+    }
+}
+
+/// What was stored under a dot.
+struct Stored {
+    content: Content,
+    /// The root's direct links, for people who read the database.
+    links: Vec<ChunkId>,
+}
+
+fn root_links(root: ChunkId, node: Option<&Chunk>) -> Vec<ChunkId> {
+    let node = node.filter(|node| node.id() == root).and_then(|node| Node::decode(node.bytes()).ok());
+    node.map_or_else(|| vec![root], |node| node.links().iter().map(|link| link.id).collect())
+}
+
+/// How much of the time until an answer is due has passed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Timing {
+    /// When the answer is due; set by the last byte.
+    due: Option<Instant>,
+}
+
+impl Timing {
+    fn end(&mut self, now: Instant) {
+        self.due = Some(now + ANSWER_WITHIN);
+    }
+
+    const fn has_ended(&self) -> bool {
+        self.due.is_some()
+    }
+
+    /// What is left; `None` while bytes still come.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        self.due.map(|due| due.since(now))
     }
 }
 
@@ -219,24 +348,30 @@ impl Cutter {
     }
 }
 
-/// Gives a begun write up if its future is dropped: a client that breaks off leaves nothing open.
-struct AbortOnDrop {
+/// A begun write. It is given up if its future is dropped: a client that breaks off leaves nothing open.
+struct Begun {
     service: Service,
-    dot: Option<Dot>,
+    dot: Dot,
+    open: bool,
 }
 
-impl AbortOnDrop {
+impl Begun {
     async fn abort(mut self) {
-        if let Some(dot) = self.dot.take() {
-            abort(&self.service, dot).await;
-        }
+        self.open = false;
+        abort(&self.service, self.dot).await;
+    }
+
+    /// Leaves the dot to the catalog.
+    fn hand_over(mut self) -> Dot {
+        self.open = false;
+        self.dot
     }
 }
 
-impl Drop for AbortOnDrop {
+impl Drop for Begun {
     fn drop(&mut self) {
-        if let Some(dot) = self.dot.take() {
-            let service = self.service.clone();
+        if self.open {
+            let (service, dot) = (self.service.clone(), self.dot);
             self.service.tasks.spawn(async move { abort(&service, dot).await });
         }
     }
@@ -245,6 +380,14 @@ impl Drop for AbortOnDrop {
 async fn abort(service: &Service, dot: Dot) {
     if let Err(error) = service.catalog.command(Command::Abort { dot }).await {
         warn!(version = %dot, %error, "closing an upload that failed; the next start closes it");
+    }
+    forget_owed(service, dot).await;
+}
+
+/// Nothing is owed to a version that will never be.
+async fn forget_owed(service: &Service, dot: Dot) {
+    if let Err(error) = service.store.forget_owed(dot).await {
+        warn!(version = %dot, %error, "could not drop what was owed to an upload that failed");
     }
 }
 
@@ -259,65 +402,5 @@ fn receipt(version: &Version, durability: Durability, replicas: api::Replicas) -
         created_at: version.created_at.to_string(),
         durability,
         replicas,
-    }
-}
-
-/// Why the catalog did not do what a write asked.
-pub(super) fn refused(outcome: Outcome, name: &impl ToString) -> WriteError {
-    match outcome {
-        Outcome::Refused(Refusal::NotReady(reason)) => WriteError::NotReady(reason),
-        Outcome::Refused(Refusal::NoQuorum { answered, needed }) => WriteError::NoQuorum { answered, needed },
-        Outcome::Refused(Refusal::PreconditionFailed { head }) => WriteError::PreconditionFailed { head },
-        Outcome::Refused(Refusal::Unknown { dot, answered, needed }) => {
-            WriteError::Unknown { version: dot, answered, needed }
-        }
-        Outcome::Refused(Refusal::NotFound) => WriteError::NotFound(name.to_string()),
-        Outcome::Refused(Refusal::TooManyConflicts) => WriteError::TooManyConflicts(name.to_string()),
-        Outcome::Refused(Refusal::NotBegun) => {
-            WriteError::NotReady("it restarted its catalog while the write was under way".to_owned())
-        }
-        outcome @ (Outcome::Begun { .. }
-        | Outcome::Published { .. }
-        | Outcome::Read { .. }
-        | Outcome::Done) => WriteError::Store(anyhow::anyhow!("the catalog answered {outcome:?}")),
-    }
-}
-
-impl From<crate::store::WriteError> for WriteError {
-    fn from(error: crate::store::WriteError) -> Self {
-        match error {
-            crate::store::WriteError::DiskFull { free, reserve } => Self::DiskFull { free, reserve },
-            other => Self::Store(other.into()),
-        }
-    }
-}
-
-impl From<PlaceError> for WriteError {
-    fn from(error: PlaceError) -> Self {
-        match error {
-            PlaceError::NotReady(reason) => Self::NotReady(reason),
-            PlaceError::NoQuorum { answered, needed } => Self::NoQuorum { answered, needed },
-            PlaceError::Store(error) => error.into(),
-            PlaceError::Transfer(error) => Self::Store(error.into()),
-            PlaceError::Fetch(unavailable) => Self::Read(unavailable.into()),
-        }
-    }
-}
-
-impl From<Unavailable> for ReadError {
-    fn from(Unavailable(id): Unavailable) -> Self {
-        Self::ChunkUnavailable(id)
-    }
-}
-
-impl From<Stopped> for WriteError {
-    fn from(_: Stopped) -> Self {
-        Self::NotReady("it is stopping".to_owned())
-    }
-}
-
-impl From<Stopped> for ReadError {
-    fn from(_: Stopped) -> Self {
-        Self::NotReady("it is stopping".to_owned())
     }
 }

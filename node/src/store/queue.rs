@@ -266,6 +266,34 @@ impl Store {
         .await
     }
 
+    /// Drops what is owed under a dot that will never be a version. A row that other dots ask for stays
+    /// for them. In steps, so that a large file holds up nobody.
+    ///
+    /// # Errors
+    /// The database failed; some rows may stay.
+    pub async fn forget_owed(&self, dot: Dot) -> Result<(), DatabaseError> {
+        loop {
+            let owed = self.owed_page(dot).await?;
+            if owed.is_empty() {
+                return Ok(());
+            }
+            self.delivered(owed).await?;
+        }
+    }
+
+    async fn owed_page(&self, dot: Dot) -> Result<Vec<DueRow>, DatabaseError> {
+        self.query(move |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT chunk_id, target_node_id FROM replication_queue_dots WHERE dot = ?1 LIMIT ?2",
+            )?;
+            all(&mut statement, params![dot.to_string(), i64::try_from(MAX_DUE).unwrap_or(i64::MAX)], |row| {
+                let (chunk, target) = (chunk_at(row, 0)?, node_at(row, 1)?);
+                Ok(DueRow { chunk, target, attempts: 0, dots: vec![dot] })
+            })
+        })
+        .await
+    }
+
     /// The queue as a whole.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! Tests of the store through its public face.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod owed;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -39,7 +39,7 @@ impl Protocol {
         Self::Transfer,
         Self::Call(Service::Catalog),
         Self::Call(Service::Gossip),
-        Self::Call(Service::Council),
+        Self::Call(Service::Load),
         Self::Ping,
     ];
 }
@@ -50,7 +50,7 @@ impl AsRef<str> for Protocol {
             Self::Transfer => "/kepler/transfer/1",
             Self::Call(Service::Catalog) => "/kepler/catalog/1",
             Self::Call(Service::Gossip) => "/kepler/gossip/1",
-            Self::Call(Service::Council) => "/kepler/council/1",
+            Self::Call(Service::Load) => "/kepler/load/1",
             Self::Ping => "/kepler/ping/1",
         }
     }

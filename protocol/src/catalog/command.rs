@@ -45,6 +45,9 @@ pub enum Command {
         content: Option<Content>,
         /// The wall clock, for display.
         created_at: UnixMillis,
+        /// How long it may take: what the chunks have left of the time until a refusal. Never more
+        /// than the catalog's own write timeout.
+        within: std::time::Duration,
     },
     /// Gives a begun write up and closes its dot. Answered by [`Outcome::Done`].
     Abort {

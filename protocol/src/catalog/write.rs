@@ -5,6 +5,7 @@
 //! [`Refusal::Unknown`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::command::{Command, CommandId, Outcome, Precondition, Refusal};
 use super::dots::{forget_open, record_open};
@@ -22,7 +23,7 @@ use crate::time::{Instant, UnixMillis};
 use crate::version::{Content, Context, Dot, MAX_CONTENT_TYPE_BYTES, MAX_CONTEXT, Version, head};
 
 /// A read older than this is repeated before its name is written.
-const READ_IS_FRESH: std::time::Duration = std::time::Duration::from_secs(1);
+const READ_IS_FRESH: Duration = Duration::from_secs(1);
 
 /// Who has a version so far.
 #[derive(Clone, Debug)]
@@ -57,8 +58,8 @@ impl Catalog {
             Command::Begin { name, precondition, durability } => {
                 self.begin(step, id, name, precondition, durability)
             }
-            Command::Publish { dot, content, created_at } => {
-                self.publish_begun(step, id, dot, content, created_at)
+            Command::Publish { dot, content, created_at, within } => {
+                self.publish_begun(step, id, dot, (content, created_at), within)
             }
             Command::Abort { dot } => self.abort(step, id, dot),
             Command::Settle { dot } => self.settle_fast(step, id, dot),
@@ -138,19 +139,19 @@ impl Catalog {
         step: &mut Step<'_>,
         command: CommandId,
         dot: Dot,
-        content: Option<Content>,
-        created_at: UnixMillis,
+        (mut content, created_at): (Option<Content>, UnixMillis),
+        within: Duration,
     ) -> Result<()> {
         let Some((id, mut op)) = self.take_begun(&dot) else {
             self.reject(command, Refusal::NotBegun);
             return Ok(());
         };
         op.command = Some(command);
-        op.end = Some(step.now + self.config.write_timeout);
+        let within = within.min(self.config.write_timeout);
+        op.end = Some(step.now + within);
         let Goal::Write { precondition, durability, payload, .. } = &mut op.goal else {
             return Ok(()); // `take_begun` gives writes only.
         };
-        let mut content = content;
         if let Some(content) = &mut content {
             // What no peer would accept is left out rather than published.
             content.content_type.take_if(|text| {
@@ -164,7 +165,7 @@ impl Catalog {
             Stage::Idle { read_at: Some(at) } => step.now.since(*at) <= READ_IS_FRESH,
             _ => false,
         };
-        let deadline = Some(step.now + self.config.write_timeout / 2);
+        let deadline = Some(step.now + within / 2);
         if local || fresh {
             op.agreed.take_if(|_| local);
             if self.decide(step, &mut op)? == Progress::Finished {
@@ -281,7 +282,8 @@ impl Catalog {
         if op.goal.precondition() == Precondition::None {
             return self.publish(step, op, BTreeMap::new());
         }
-        let deadline = step.now + self.config.write_timeout / 3;
+        let reserved_by = step.now + self.config.write_timeout / 3;
+        let deadline = op.end.map_or(reserved_by, |end| end.min(reserved_by));
         self.enter(step, op, Stage::Reserving(Reserving::default()), Some(deadline));
         Ok(Progress::Moved)
     }

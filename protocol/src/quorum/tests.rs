@@ -417,3 +417,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_member_that_is_admitted_but_not_ready_is_tried_where_the_ring_is_too_small() {
+    use crate::view::{Member, Metadata, State};
+    let member = |name: &str, state| Member {
+        id: name.parse().unwrap(),
+        state,
+        incarnation: 1,
+        metadata: Metadata {
+            key: [0; 32],
+            addr: [127, 0, 0, 1].into(),
+            gossip_port: 1,
+            transfer_port: 2,
+            http_port: 3,
+            zone: None,
+            capacity: 1 << 30,
+            version: String::new(),
+        },
+    };
+    let [a, b, c]: [NodeId; 3] = ["a", "b", "c"].map(|name| name.parse().unwrap());
+    let view = |state| View::new(1, 1 << 30, [member("a", State::Alive), member("b", state)]);
+    assert_eq!(candidates(&view(State::Joining), 7, 2, &[b, a]), [a, b]);
+    assert_eq!(candidates(&view(State::Dead), 7, 2, &[b, a]), [a], "the dead are not tried");
+    let stranger = View::new(1, 1 << 30, [member("a", State::Alive), member("c", State::Joining)]);
+    assert_eq!(candidates(&stranger, 7, 2, &[b, a]), [a], "{c} is not on the roster");
+}

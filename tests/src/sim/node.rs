@@ -364,7 +364,12 @@ impl Node {
             let (command, issued) = match (placing, done) {
                 (Placing::Client { operation, dot, value }, true) => {
                     let content = Some(Content { root: value, size: 1, chunks: 1, content_type: None });
-                    let command = Command::Publish { dot, content, created_at: clocks.wall };
+                    let command = Command::Publish {
+                        dot,
+                        content,
+                        created_at: clocks.wall,
+                        within: std::time::Duration::from_secs(9),
+                    };
                     (command, Issued::Last { operation })
                 }
                 (Placing::Client { operation, dot, .. }, false) => {

@@ -4,8 +4,13 @@
 
 mod bad_input;
 mod basics;
+mod cli;
 mod conditional;
 mod crashes;
+mod databases;
 mod deaths;
+mod examples;
 mod joins;
+mod partitions;
+mod readme;
 mod vectors;

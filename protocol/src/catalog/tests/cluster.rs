@@ -195,7 +195,12 @@ fn what_was_left_open_is_closed_at_the_next_start() {
     net.crash(0);
     net.start(0);
     assert!(net.nodes[0].catalog.as_ref().unwrap().seen().contains(&dot));
-    let publish = Command::Publish { dot, content: Some(content(1)), created_at: UnixMillis(0) };
+    let publish = Command::Publish {
+        dot,
+        content: Some(content(1)),
+        created_at: UnixMillis(0),
+        within: Duration::from_secs(9),
+    };
     assert_eq!(net.ask(0, publish), Outcome::Refused(Refusal::NotBegun));
     let Outcome::Begun { dot: next } = net.ask(0, begin) else { panic!("not begun") };
     assert_ne!(next.origin, dot.origin);
@@ -252,7 +257,12 @@ fn operations_go_on_under_a_new_roster() {
         let begin =
             Command::Begin { name: file.clone(), precondition: Precondition::Head(base), durability: QUORUM };
         let Outcome::Begun { dot } = net.ask(1, begin) else { panic!("not begun") };
-        let publish = Command::Publish { dot, content: Some(content(2)), created_at: UnixMillis(1) };
+        let publish = Command::Publish {
+            dot,
+            content: Some(content(2)),
+            created_at: UnixMillis(1),
+            within: Duration::from_secs(9),
+        };
         let id = net.command(1, publish);
         for node in 0..4 {
             let pause = net.rng.u64(..30);
@@ -345,6 +355,7 @@ fn two_conditional_writers_on_one_base_never_both_succeed() {
                     dot: *dot,
                     content: Some(content(dot.sequence)),
                     created_at: UnixMillis(0),
+                    within: Duration::from_secs(9),
                 };
                 net.command(*node, publish)
             })

@@ -131,7 +131,15 @@ fn race(seed: u64, faults: Faults) -> Result<(), String> {
         let Outcome::Begun { dot } = net.ask(*node, begin.clone()) else {
             return Err(format!("seed {seed}: not begun"));
         };
-        begun.push((*node, Command::Publish { dot, content: Some(content(2)), created_at: UnixMillis(0) }));
+        begun.push((
+            *node,
+            Command::Publish {
+                dot,
+                content: Some(content(2)),
+                created_at: UnixMillis(0),
+                within: Duration::from_secs(9),
+            },
+        ));
     }
     net.run_for(Duration::from_millis(100));
     let mut ids = Vec::new();

@@ -472,7 +472,15 @@ impl Net {
         match self.ask(node, begin) {
             Outcome::Begun { dot } => {
                 let created_at = self.clock(node);
-                self.ask(node, Command::Publish { dot, content: Some(content(number)), created_at })
+                self.ask(
+                    node,
+                    Command::Publish {
+                        dot,
+                        content: Some(content(number)),
+                        created_at,
+                        within: Duration::from_secs(9),
+                    },
+                )
             }
             refused => refused,
         }
@@ -644,7 +652,10 @@ impl Workload {
                 self.number += 1;
                 let created_at = net.clock(node);
                 let content = Some(content(self.number));
-                let id = net.command(node, Command::Publish { dot, content, created_at });
+                let id = net.command(
+                    node,
+                    Command::Publish { dot, content, created_at, within: Duration::from_secs(9) },
+                );
                 Phase::Publish { id, name, base: self.clients[client].3 }
             }
             (Phase::Publish { name, base, .. }, Some(Outcome::Published { version, acked, .. })) => {
