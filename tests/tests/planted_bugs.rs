@@ -85,9 +85,10 @@ fn a_folder_that_is_not_synced_is_found() {
     found("no folder sync", 5, &["I4"], crowded, |setup| setup.no_folder_sync = true);
 }
 
-/// Half of all messages come twice.
+/// Half of all messages come twice. (A repeated *vote* does not reach the catalog through the replica,
+/// which knows each question once; the catalog's own tests plant that one.)
 fn doubled(seed: u64) -> Options {
-    let mut options = lagging(seed);
+    let mut options = crowded(seed);
     options.usual.duplication = 500_000;
     options
 }
@@ -95,13 +96,6 @@ fn doubled(seed: u64) -> Options {
 #[test]
 fn a_repeated_acknowledgement_of_a_chunk_that_counts_again_is_found() {
     found("repeated acknowledgements", 60, &["I4"], doubled, |setup| setup.quorum.count_repeats = true);
-}
-
-#[test]
-fn a_repeated_vote_that_counts_again_is_found() {
-    found("repeated votes", 60, &["I4", "I21", "I1", "I9", "I14", "I6"], doubled, |setup| {
-        setup.catalog.count_repeated_votes = true;
-    });
 }
 
 #[test]

@@ -15,6 +15,7 @@ use kepler_protocol::catalog::command::{Command, CommandId, Consistency, Outcome
 use kepler_protocol::catalog::memory::MemoryStorage;
 use kepler_protocol::catalog::storage::{Storage, StorageError};
 use kepler_protocol::chunk::ChunkId;
+use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::quorum::{self, Placement};
 use kepler_protocol::replica::{self, Replica, Request, Response, Unreachable};
@@ -781,6 +782,11 @@ impl Process for Node {
             "{} {own:?} at roster {roster}, ring {ring:?}, members {members:?}, has seen {seen:?}",
             self.seat.id
         )
+    }
+
+    fn homes(&self, name: &Name) -> Vec<Vec<Place>> {
+        let lists = self.replica.council().homes(name).into_iter();
+        lists.map(|list| list.nodes.iter().filter_map(|id| self.place_of(id)).collect()).collect()
     }
 
     fn replicas(&self) -> usize {

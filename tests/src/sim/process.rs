@@ -252,6 +252,11 @@ pub trait Process: Sized + 'static {
     fn describe(&self) -> String {
         String::new()
     }
+    /// The home replicas of a name: each list must have a majority.
+    fn homes(&self, name: &Name) -> Vec<Vec<Place>> {
+        let _ = name;
+        Vec::new()
+    }
     /// N, as its roster has it.
     fn replicas(&self) -> usize;
 }

@@ -499,6 +499,17 @@ impl<P: Process> Run<P> {
             nodes.filter(|(place, node)| has(&node.durable) || lost(*place)).count()
         };
         let know = count(&|durable| durable.knows(version));
+        for homes in process.homes(&version.name).iter().filter(|_| *durability != Durability::Fast) {
+            let knows = |place: &&Place| self.world.nodes[**place].durable.knows(version) || lost(**place);
+            let at_home = homes.iter().filter(knows).count();
+            if at_home < homes.len() / 2 + 1 {
+                let detail = format!(
+                    "operation {operation} ({}) was acknowledged with {at_home} of its home replicas {homes:?}",
+                    version.dot
+                );
+                self.ledger.violations.push(self.violation("I4", detail));
+            }
+        }
         let chunk = version.content.as_ref().map(|c| c.root);
         let hold = chunk.map_or(needed, |chunk| count(&|durable| durable.holds(&chunk)));
         if know < needed || hold < needed {
