@@ -239,6 +239,10 @@ impl Server {
 
     /// Answers a stream that a peer opened, in a task of its own. Yamux bounds how many there are.
     fn serve(self: Arc<Self>, stream: Stream, protocol: Protocol, peer: Peer) {
+        // Whoever stops finishes what runs and begins nothing: under load the end would never come.
+        if self.stop.is_cancelled() {
+            return;
+        }
         let tasks = self.tasks.clone();
         tasks.spawn(async move {
             let _busy = self.counters.serving();
