@@ -1,7 +1,7 @@
 //! Who has not the key sees nothing; keys are replaced without a pause.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use kepler_protocol::api::{self, Status};
@@ -37,7 +37,7 @@ async fn partitions_from_nodes_without_the_key_are_complete_and_unnoticed() -> R
         .inspect_err(|_| cluster.print_logs())?;
     }
     let mut polls = 0;
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while started.elapsed() < Duration::from_secs(10) {
         for (i, member) in members.iter().enumerate() {
             let seen: api::Cluster = member.json("/v1/cluster").await?;
@@ -114,24 +114,28 @@ async fn partitions_do_not_come_of_replacing_the_key_by_rolling_restarts() -> Re
     };
     let rotation = async {
         let outcome = async {
-            let mut restarts = 0;
+            let (mut restarts, mut ending, mut coming) = (0, Duration::ZERO, Duration::ZERO);
             for keys in [format!("{OLD},{NEW}"), format!("{NEW},{OLD}"), NEW.to_owned()] {
                 for node in 0..3 {
+                    let started = Instant::now();
                     cluster.nodes[node].terminate().await?;
+                    let ended = Instant::now();
                     cluster.nodes[node].set("CLUSTER_KEY", &keys);
                     cluster.nodes[node].start()?;
                     cluster.settle().await?;
                     restarts += 1;
+                    ending = ending.max(ended - started);
+                    coming = coming.max(ended.elapsed());
                 }
             }
-            Ok::<_, anyhow::Error>(restarts)
+            Ok::<_, anyhow::Error>((restarts, ending, coming))
         }
         .await;
         done.set(true);
         outcome
     };
     let (restarts, load) = futures::join!(rotation, load);
-    let restarts = restarts?;
+    let (restarts, ending, coming) = restarts?;
     load.inspect_err(|_| cluster.print_logs())?;
     // Nothing of the old key is left: a node that has only that is a stranger now.
     let stranger = cluster.prepare()?;
@@ -144,7 +148,7 @@ async fn partitions_do_not_come_of_replacing_the_key_by_rolling_restarts() -> Re
     tokio::time::sleep(Duration::from_secs(3)).await;
     ensure!(!cluster.nodes[3].is_ready().await, "the old key still opens");
     println!(
-        "key replaced: {restarts} restarts, {} writes and {} reads, 0 failed, {} tried at a second node",
+        "key replaced: {restarts} restarts, ended within {ending:?} and back within {coming:?}, {} writes and {} reads, 0 failed, {} tried at a second node",
         writes.get(),
         reads.get(),
         retries.get()

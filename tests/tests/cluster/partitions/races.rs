@@ -16,13 +16,11 @@ type Winners = BTreeMap<(String, Option<String>), Vec<String>>;
 
 #[tokio::test]
 async fn partitions_never_let_two_conditional_writers_with_one_token_succeed() -> Result<()> {
-    const NAMES: usize = 5;
+    const NAMES: usize = 20;
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let cluster = Cluster::start_apart(3, &[]).await?;
-    let races_a_name = scaled(500) / NAMES;
-    // Cuts freeze a race for seconds: at reduced numbers the clock ends it too.
-    let end = Instant::now() + Duration::from_secs(scaled(300).max(30) as u64);
+    let end = Instant::now() + Duration::from_secs(scaled(250) as u64);
     let running = Cell::new(NAMES);
     let (cuts, heals) = (Cell::new(0), Cell::new(0));
     // Who succeeded from which token of which name.
@@ -34,7 +32,7 @@ async fn partitions_never_let_two_conditional_writers_with_one_token_succeed() -
         let mut random = fastrand::Rng::with_seed(seed);
         let network = cluster.network();
         while running.get() > 0 {
-            if random.u8(..3) == 0 {
+            if random.u8(..4) == 0 {
                 network.heal()?;
                 heals.set(heals.get() + 1);
             } else {
@@ -47,14 +45,14 @@ async fn partitions_never_let_two_conditional_writers_with_one_token_succeed() -
                 }
                 cuts.set(cuts.get() + 1);
             }
-            tokio::time::sleep(Duration::from_millis(random.u64(100..1_500))).await;
+            tokio::time::sleep(Duration::from_millis(random.u64(20..600))).await;
         }
         network.heal()
     };
     let race = async |number: usize| -> Result<()> {
         let name = format!("raced/{number}");
         let mut random = fastrand::Rng::with_seed(seed ^ (number as u64 + 1));
-        for round in 0..races_a_name {
+        for round in 0.. {
             if Instant::now() > end {
                 break;
             }
