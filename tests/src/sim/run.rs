@@ -178,6 +178,8 @@ pub struct Run<P: Process> {
     clients: Clients,
     ledger: Ledger,
     active: BTreeSet<usize>,
+    /// Nodes whose database is an older copy and that have not started on it yet.
+    restored: BTreeSet<Place>,
     /// When a node last lost state that had been durable.
     lost: BTreeMap<Place, Instant>,
     started_at: Instant,
@@ -238,6 +240,7 @@ impl<P: Process> Run<P> {
             clients: Clients::default(),
             ledger: Ledger::default(),
             active: BTreeSet::new(),
+            restored: BTreeSet::new(),
             lost: BTreeMap::new(),
             started_at: Instant::ZERO,
             injected: 0,
@@ -288,7 +291,9 @@ impl<P: Process> Run<P> {
             let durable = &mut self.world.nodes[place].durable;
             durable.set_commit_time(Duration::from_millis(1));
             (durable.disk().failing, durable.disk().full) = (0, false);
-            self.world.start(place);
+        }
+        for place in 0..self.plan.options.nodes {
+            self.start(place);
         }
     }
 
@@ -536,7 +541,7 @@ impl<P: Process> Run<P> {
     fn marked(&mut self, mark: u64) {
         match mark {
             u64::MAX => {}
-            RESTART.. => self.world.start((mark - RESTART) as usize),
+            RESTART.. => self.start((mark - RESTART) as usize),
             QUESTION.. => {
                 let planned = self.plan.questions[(mark - QUESTION) as usize];
                 self.ask(&planned);
@@ -545,6 +550,21 @@ impl<P: Process> Run<P> {
             UNDO.. => {}
             _ => self.inject(mark as usize),
         }
+    }
+
+    /// Starts a node. On an older copy of its database only where everybody can contradict it: a copy
+    /// that nobody up can contradict is the operator's risk, who is to start blank instead.
+    fn start(&mut self, place: Place) {
+        let alone =
+            (0..self.plan.options.nodes).any(|other| !self.world.is_responsive(other) && other != place);
+        let cut = self
+            .active
+            .iter()
+            .any(|index| matches!(self.plan.faults[*index].1, Fault::Cut { .. } | Fault::Lossy { .. }));
+        if self.restored.remove(&place) && (alone || cut) {
+            self.world.nodes[place].durable.lose_database();
+        }
+        self.world.start(place);
     }
 
     fn later(&mut self, index: usize, time: Duration) {
@@ -570,6 +590,7 @@ impl<P: Process> Run<P> {
             Fault::RestoreDatabase { place, down } => {
                 self.world.kill(place, false);
                 self.world.nodes[place].durable.restore();
+                self.restored.insert(place);
                 self.lost.insert(place, self.world.now());
                 self.later(index, down);
             }
@@ -616,7 +637,7 @@ impl<P: Process> Run<P> {
             | Fault::LoseDatabase { place, .. }
             | Fault::RestoreDatabase { place, .. }
             | Fault::EmptyDisk { place, .. }
-            | Fault::CommitFails { place, .. } => self.world.start(place),
+            | Fault::CommitFails { place, .. } => self.start(place),
             Fault::Freeze { place, .. } => self.world.thaw(place),
             Fault::Cut { .. } | Fault::Lossy { .. } => self.lay_network(),
             Fault::DiskFull { place, .. } => self.world.nodes[place].durable.disk().full = false,
