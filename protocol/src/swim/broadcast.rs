@@ -47,6 +47,11 @@ impl Broadcasts {
         }
     }
 
+    /// Whether something is still told about `subject`.
+    pub fn contains(&self, subject: Subject) -> bool {
+        self.entries.contains_key(&subject)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

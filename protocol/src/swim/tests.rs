@@ -127,6 +127,19 @@ fn a_refutation_outweighs_old_words_in_every_order() {
 }
 
 #[test]
+fn a_refutation_that_nobody_heard_is_told_again_to_who_still_accuses() {
+    let (_, mut b) = pair();
+    let incarnation = b.me.statement().incarnation;
+    let dead = Update::Accusation(accusation(&b, incarnation, State::Dead));
+    b.apply_update(Instant::ZERO, dead.clone());
+    let answer = b.me.claim().clone();
+    b.broadcasts.remove(broadcast::Subject::Me);
+    b.apply_update(Instant::ZERO, dead);
+    assert!(b.broadcasts.contains(broadcast::Subject::Me), "it keeps silent towards who has not heard it");
+    assert_eq!(b.me.claim(), &answer, "an old accusation needs no new incarnation");
+}
+
+#[test]
 fn accusations_far_ahead_or_of_another_key_are_not_believed() {
     let (mut a, mut b) = pair();
     let incarnation = b.me.statement().incarnation;

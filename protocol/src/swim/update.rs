@@ -288,10 +288,18 @@ impl Swim {
     /// Others doubt this node: it says otherwise, louder.
     fn refute(&mut self, accusation: &Accusation) {
         let own = self.me.statement();
-        let holds = accusation.key == crate::wire::gossip::key_tag(&own.metadata.key)
-            && accusation.incarnation >= own.incarnation
-            && accusation.incarnation - own.incarnation <= MAX_JUMP;
-        if !holds || self.stopped {
+        if accusation.key != crate::wire::gossip::key_tag(&own.metadata.key) || self.stopped {
+            return;
+        }
+        if accusation.incarnation < own.incarnation {
+            // Answered already, but whoever says so has not heard it: perhaps nobody could at the time.
+            if !self.broadcasts.contains(Subject::Me) {
+                self.broadcasts.push(Subject::Me, Update::Claim(self.me.claim().clone()).to_bytes());
+                self.gossip_to(REFUTE_FANOUT);
+            }
+            return;
+        }
+        if accusation.incarnation - own.incarnation > MAX_JUMP {
             return;
         }
         let incarnation = accusation.incarnation;
