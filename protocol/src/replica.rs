@@ -373,8 +373,7 @@ impl Electorate for Council {
     }
 
     fn homes(&self, name: &Name) -> Vec<HomeList> {
-        let lists = self.homes(name).into_iter();
-        lists.map(|council::HomeList { nodes, majority }| HomeList { nodes, majority }).collect()
+        self.homes(name)
     }
 
     fn replicas(&self) -> usize {

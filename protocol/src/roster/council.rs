@@ -35,6 +35,7 @@ use super::message::{
 use super::paxos::{Acceptor, Proposer};
 use super::readiness::{Contact, Proof};
 use super::{ClusterId, Constants, DatabaseId, Entry, Roster};
+use crate::catalog::electorate::HomeList;
 use crate::catalog::seen::Seen;
 use crate::catalog::storage::{Result, Storage, StorageError, Table};
 use crate::name::Name;
@@ -109,15 +110,6 @@ pub enum Event {
     Refused(String),
     /// The database was given another id. What others know of the old one is void.
     DatabaseReplaced(DatabaseId),
-}
-
-/// The home replicas of a name under one roster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HomeList {
-    /// The first N members clockwise from the name, dead ones included.
-    pub nodes: Vec<NodeId>,
-    /// How many of them are a majority.
-    pub majority: usize,
 }
 
 /// Why an operator's forget was not begun.
