@@ -529,6 +529,35 @@ impl Catalog {
         Ok(learned)
     }
 
+    /// Whether all of `seen` is known to every other member that is here, and nothing of this node
+    /// waits to be published; else what there is to wait for.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails.
+    pub fn is_shared(
+        &self,
+        storage: &dyn Storage,
+        electorate: &dyn Electorate,
+        seen: &Seen,
+    ) -> Result<std::result::Result<(), String>> {
+        if !self.operations.is_empty() {
+            return Ok(Err(format!("{} operations are under way", self.operations.len())));
+        }
+        if !storage.unpublished(None, 1)?.is_empty() {
+            return Ok(Err("a fast write is not with its owners yet".into()));
+        }
+        let members = electorate.members();
+        let mut others = members.iter().filter(|(id, _)| *id != self.config.node && self.is_reachable(id));
+        Ok(match others.clone().next() {
+            None => Err("no other member is here".into()),
+            Some(_) => match others.find(|(id, database)| !self.collect.has_seen(id, *database, seen)) {
+                Some((behind, _)) => Err(format!("{behind} does not know yet all that this node knows")),
+                None => Ok(()),
+            },
+        })
+    }
+
     /// How many operations are under way: begun writes, reads, deletes.
     pub fn operations(&self) -> usize {
         self.operations.len()

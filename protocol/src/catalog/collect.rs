@@ -96,6 +96,11 @@ impl Collector {
         }
     }
 
+    /// Whether a member has announced all of `seen` under this database.
+    pub fn has_seen(&self, node: &NodeId, database: DatabaseId, seen: &Seen) -> bool {
+        self.announced.get(node).is_some_and(|(under, theirs)| *under == database && theirs.is_superset(seen))
+    }
+
     pub const fn poll_timeout(&self) -> Option<Instant> {
         Some(self.next)
     }

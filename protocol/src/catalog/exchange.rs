@@ -203,6 +203,9 @@ impl Catalog {
                 let (next, theirs) = self.apply(step, &mut current, page)?;
                 let learnt = before != self.knowledge.changes();
                 current.learnt |= learnt;
+                if let Some(database) = database {
+                    self.collect.announced(from, database, Arc::new(theirs.clone()));
+                }
                 let (_, first_database) = current.first.get_or_insert((theirs, database));
                 if *first_database != database || (next.is_some() && next == current.after && !learnt) {
                     self.end_exchange(step, &current, false);
