@@ -37,9 +37,11 @@ pub mod message;
 pub mod seen;
 pub mod storage;
 
+mod census;
 mod collect;
 mod dots;
 mod exchange;
+mod fingerprint;
 mod operation;
 mod read;
 mod relay;
@@ -371,8 +373,7 @@ impl Catalog {
         }
         self.collect.heard(from, database, seen_digest);
         if seen_digest == self.knowledge.digest() {
-            let seen = self.collect.snapshot(&self.knowledge);
-            self.collect.announced(from, database, seen);
+            self.collect.announced(from, database, Arc::clone(self.knowledge.seen()));
             self.exchange.agrees(from);
         } else {
             self.exchange.differs(now, from, seen_digest);
@@ -503,12 +504,12 @@ impl Catalog {
     }
 
     /// What this node has seen.
-    pub const fn seen(&self) -> &Seen {
+    pub fn seen(&self) -> &Seen {
         self.knowledge.seen()
     }
 
     /// The digest to announce.
-    pub fn seen_digest(&mut self) -> [u8; 16] {
+    pub fn seen_digest(&self) -> [u8; 16] {
         self.knowledge.digest()
     }
 

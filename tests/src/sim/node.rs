@@ -766,7 +766,7 @@ impl Process for Node {
             .seen()
             .iter()
             .map(|(origin, set)| {
-                format!("{origin} to {} and {:?}", set.prefix(), set.above().collect::<Vec<_>>())
+                format!("{origin} to {} and {:?}", set.prefix(), set.runs().collect::<Vec<_>>())
             })
             .collect();
         let roster = self.replica.council().roster().map_or(0, |roster| roster.number);
