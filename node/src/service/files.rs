@@ -240,6 +240,8 @@ impl Files for Service {
             },
             files: usage.files,
             transfers: self.cluster.transfers(),
+            healing: None,
+            bandwidth: api::Bandwidth::default(),
         })
     }
 

@@ -261,6 +261,8 @@ impl Files for Fake {
             queue: api::QueueStatus::default(),
             files: self.files.lock().unwrap().len() as u64,
             transfers: 0,
+            healing: None,
+            bandwidth: api::Bandwidth::default(),
         })
     }
 
