@@ -16,7 +16,7 @@ pub enum HealthStatus {
     Ok,
     /// Something is away or behind; nothing is lost by one more failure.
     Degraded,
-    /// One more failure may lose data or stop writes.
+    /// One more failure may lose data.
     AtRisk,
     /// Some data cannot be read or some names cannot be written now.
     Unavailable,
