@@ -6,6 +6,7 @@
 pub mod cluster;
 mod download;
 pub mod files;
+pub mod healing;
 mod refusal;
 mod upload;
 

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Command, CommandId, Outcome};
+use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replica::{Input, Output, Request, Response, Unreachable};
-use kepler_protocol::roster::council::Peer;
+use kepler_protocol::roster::council::{ForgetRefused, Peer};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
@@ -58,6 +59,7 @@ struct Waiting {
     next: AtomicU64,
     commands: Mutex<BTreeMap<CommandId, oneshot::Sender<Outcome>>>,
     replies: Mutex<Replies>,
+    forgets: Mutex<BTreeMap<u64, oneshot::Sender<Result<(), ForgetRefused>>>>,
 }
 
 /// Who waits for an answer, by token; tokens rise, so the first is the oldest.
@@ -128,6 +130,23 @@ impl CatalogHandle {
         self.seat.send(input).await.map_err(|_| CommandError::Stopped)
     }
 
+    /// Begins to take a member from the roster on an operator's word. Few do this at a time.
+    ///
+    /// # Errors
+    /// The council's refusal; `None` when there is no catalog any more.
+    pub async fn forget(&self, node: NodeId) -> Result<(), Option<ForgetRefused>> {
+        let token = self.waiting.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.forgets.lock().unwrap_or_else(PoisonError::into_inner).insert(token, sender);
+        let handed = self.tell(Input::Forget { token, node }).await;
+        let answered = match handed {
+            Ok(()) => receiver.await.map_err(|_| None),
+            Err(_) => Err(None),
+        };
+        self.waiting.forgets.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
+        answered?.map_err(Some)
+    }
+
     /// Hands a peer's request to the catalog. One that cannot be taken is dropped: the peer is told so.
     pub async fn inbound(&self, inbound: Inbound) {
         if self.backlog.is_full() {
@@ -196,6 +215,7 @@ impl Driver {
         // Whoever still waits is told that there is nobody left to answer.
         self.handle.waiting.commands.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.handle.waiting.replies.lock().unwrap_or_else(PoisonError::into_inner).0.clear();
+        self.handle.waiting.forgets.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     async fn carry_out(&self, output: Output) {
@@ -223,6 +243,12 @@ impl Driver {
                 let waiting = &self.handle.waiting.replies;
                 if let Some(reply) = waiting.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&token) {
                     reply.send(Bytes::from(minicbor::to_vec(&response).expect("a response of ours encodes")));
+                }
+            }
+            Output::Forgotten { token, result } => {
+                let waiting = &self.handle.waiting.forgets;
+                if let Some(sender) = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&token) {
+                    let _ = sender.send(result);
                 }
             }
             Output::Roster(roster) => {
