@@ -33,13 +33,17 @@ use crate::gossip;
 use crate::replication::catalog::{Backlog, Driver};
 use crate::replication::chunks::{self, Chunks};
 use crate::replication::electorate::Electors;
+use crate::replication::healer;
 use crate::replication::sender::Sender;
 use crate::service::cluster::ClusterService;
 use crate::service::files::{Parts, Service};
+use crate::service::healing::Healing;
+use crate::service::operations::{self, Operator};
 use crate::store::{self, Store};
 use crate::swarm;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
+use crate::throttle::Throttle;
 
 /// The file that says which ports are in use: there from the first start on.
 const ADDRESSES: &str = "addresses.json";
@@ -217,6 +221,8 @@ impl Node {
         });
         let cluster = Arc::new(ClusterService::new(id, view.clone(), swarm.clone()));
         let queue_grew = Arc::new(Notify::new());
+        let throttle = Throttle::new(config.storage.background_bytes_per_second);
+        let (healer, _healer_commands) = healer::Handle::new(throttle);
 
         // The replica's outputs are carried out until the store ends, after all other tasks.
         tasks.spawn_last("catalog", driver.run());
@@ -238,10 +244,26 @@ impl Node {
             }
             .run(),
         );
+        let operator = Operator::new(operations::Parts {
+            me: id,
+            healing: Healing::new(healer, store.clone(), catalog.clone(), electors.clone()),
+            store: store.clone(),
+            swarm: swarm.clone(),
+            view: view.clone(),
+            electors: electors.clone(),
+        });
         tasks.spawn_vital(
             "inbound",
-            roads::inbound(inbound, gossip.clone(), catalog.clone(), store.clone(), tasks.clone()),
+            roads::inbound(
+                inbound,
+                gossip.clone(),
+                catalog.clone(),
+                store.clone(),
+                operator.clone(),
+                tasks.clone(),
+            ),
         );
+        tasks.spawn_vital("health", operator.clone().watch(events.clone(), tasks.stop().clone()));
         let loads = roads::loads(
             id,
             store.clone(),
@@ -286,6 +308,7 @@ impl Node {
             chunks,
             electors,
             cluster,
+            operator,
             chunk_size,
             tasks: tasks.clone(),
             events,

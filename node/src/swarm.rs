@@ -165,6 +165,8 @@ pub enum Service {
     Gossip,
     /// `/kepler/load/1`: what the node stores, for people.
     Load,
+    /// `/kepler/operations/1`: health, and what an operator asks of all nodes through one.
+    Operations,
 }
 
 /// The other end of a connection: a member that proved its identity key and the cluster key.

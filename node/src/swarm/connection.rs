@@ -35,11 +35,12 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Transfer,
         Self::Call(Service::Catalog),
         Self::Call(Service::Gossip),
         Self::Call(Service::Load),
+        Self::Call(Service::Operations),
         Self::Ping,
     ];
 }
@@ -51,6 +52,7 @@ impl AsRef<str> for Protocol {
             Self::Call(Service::Catalog) => "/kepler/catalog/1",
             Self::Call(Service::Gossip) => "/kepler/gossip/1",
             Self::Call(Service::Load) => "/kepler/load/1",
+            Self::Call(Service::Operations) => "/kepler/operations/1",
             Self::Ping => "/kepler/ping/1",
         }
     }

@@ -10,7 +10,7 @@ use crate::chunk::ChunkId;
 use crate::time::UnixMillis;
 
 /// The most chunks that a question or an answer lists.
-pub const MAX_CHUNKS: usize = 4_096;
+pub const MAX_CHUNKS: usize = 1_024;
 
 /// The most bytes of an explanation.
 pub const MAX_DETAIL_BYTES: usize = 1_024;
@@ -24,7 +24,8 @@ pub enum Question {
     /// To re-hash its disk now, or not.
     #[n(1)]
     Scrub(#[n(0)] Action),
-    /// To hurry, pause or go on with repair, and at most so many MB/s of background traffic.
+    /// To hurry, pause or go on with repair, and from now on so many bytes a second of background
+    /// traffic at most.
     #[n(2)]
     Repair(#[n(0)] Action, #[n(1)] Option<u64>),
     /// When it last hashed its copies of these; at most [`MAX_CHUNKS`].
@@ -113,9 +114,6 @@ pub enum CopyState {
     /// The disk does not give it.
     #[n(3)]
     Unreadable,
-    /// The node knows files that need it and has no copy.
-    #[n(4)]
-    Absent,
 }
 
 #[cfg(test)]
@@ -150,7 +148,7 @@ mod tests {
         }
         let mut health = NodeHealth::idle("a".parse().unwrap());
         health.scrub.progress = 0.5;
-        let checked = Checked { id, bytes: 7, state: CopyState::Absent };
+        let checked = Checked { id, bytes: 7, state: CopyState::Unreadable };
         let answers = [
             Answer::Health(Box::new(health)),
             Answer::Accepted,
@@ -167,7 +165,7 @@ mod tests {
     #[test]
     fn the_longest_answers_fit_into_a_call() {
         let id = ChunkId::of(Codec::Raw, b"a");
-        let checked = Checked { id, bytes: u64::MAX, state: CopyState::Absent };
+        let checked = Checked { id, bytes: u64::MAX, state: CopyState::Unreadable };
         let page = Answer::Page(Page { chunks: vec![checked; MAX_CHUNKS], last: false, total: u64::MAX });
         assert!(minicbor::to_vec(&page).unwrap().len() < 1 << 20);
     }
