@@ -1,0 +1,1 @@
+//! When which chunks are hashed again.

@@ -1,0 +1,1 @@
+//! Superfluous copies: whose receipts they need, and when to ask for them.
