@@ -14,6 +14,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use super::cluster::ClusterService;
 use super::download::Dag;
+use super::healing::Healing;
 use super::refusal::refused;
 use super::{Body, Files, ListQuery, OpenFile, PutRequest, ReadError, WriteError};
 use crate::replication::catalog::CatalogHandle;
@@ -31,6 +32,7 @@ const MAX_STAT_CHUNKS: u64 = 65_536;
 /// What clients are served with; cheap to clone.
 #[derive(Clone)]
 pub struct Service {
+    pub(super) healing: Healing,
     pub(super) store: Store,
     pub(super) catalog: CatalogHandle,
     pub(super) chunks: Chunks,
@@ -46,6 +48,8 @@ pub struct Service {
 
 /// What a [`Service`] is made of.
 pub struct Parts {
+    /// Health and steering.
+    pub healing: Healing,
     /// The disk.
     pub store: Store,
     /// Names.
@@ -69,10 +73,37 @@ pub struct Parts {
 impl Service {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, catalog, chunks, electors, cluster, chunk_size, tasks, events, queue_grew } =
-            parts;
+        let Parts {
+            healing,
+            store,
+            catalog,
+            chunks,
+            electors,
+            cluster,
+            chunk_size,
+            tasks,
+            events,
+            queue_grew,
+        } = parts;
         let started = store.now();
-        Self { store, catalog, chunks, electors, cluster, chunk_size, tasks, started, events, queue_grew }
+        Self {
+            healing,
+            store,
+            catalog,
+            chunks,
+            electors,
+            cluster,
+            chunk_size,
+            tasks,
+            started,
+            events,
+            queue_grew,
+        }
+    }
+
+    /// Health and steering of this node's healing.
+    pub const fn healing(&self) -> &Healing {
+        &self.healing
     }
 
     /// Refuses listings while this node is not ready: what it knows may be behind. Reads of names need
@@ -240,8 +271,8 @@ impl Files for Service {
             },
             files: usage.files,
             transfers: self.cluster.transfers(),
-            healing: None,
-            bandwidth: api::Bandwidth::default(),
+            healing: self.healing.health().await.ok(),
+            bandwidth: self.healing.bandwidth(),
         })
     }
 

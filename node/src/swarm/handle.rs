@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Lane, Open, OpenError, Protocol};
 use super::driver::Command;
 use super::limits::Limits;
-use super::{MAX_BODY_BYTES, MAX_DOTS, MAX_IDS, Refusal, Service, calls, transfer};
 use super::transfer::How;
+use super::{MAX_BODY_BYTES, MAX_DOTS, MAX_IDS, Refusal, Service, calls, transfer};
 use crate::throttle::Pace;
 
 /// Why a call has no answer.
@@ -259,13 +259,7 @@ impl Handle {
         self.push_at(to, chunk, dots, How { pace: Some(pace), recovered }).await
     }
 
-    async fn push_at(
-        &self,
-        to: NodeId,
-        chunk: Chunk,
-        dots: &[Dot],
-        how: How,
-    ) -> Result<bool, TransferError> {
+    async fn push_at(&self, to: NodeId, chunk: Chunk, dots: &[Dot], how: How) -> Result<bool, TransferError> {
         let (first, rest) = dots.split_at(dots.len().min(MAX_DOTS));
         let sent = self.push_page(to, &chunk, first, how).await?;
         for page in rest.chunks(MAX_DOTS) {
@@ -298,10 +292,12 @@ impl Handle {
         let limits = &self.inner.limits;
         let (first, rest) = dots.split_at(dots.len().min(MAX_DOTS));
         for page in std::iter::once(first).chain(rest.chunks(MAX_DOTS)) {
-            let adopting =
-                self.transfer(at, kepler_protocol::chunk::MAX_CHUNK_BYTES as u64, false, async |lane: Lane| {
-                    transfer::adopt(lane.stream, id, page, limits).await
-                });
+            let adopting = self.transfer(
+                at,
+                kepler_protocol::chunk::MAX_CHUNK_BYTES as u64,
+                false,
+                async |lane: Lane| transfer::adopt(lane.stream, id, page, limits).await,
+            );
             if !adopting.await? {
                 return Ok(false);
             }
@@ -330,12 +326,7 @@ impl Handle {
         self.fetch_at(from, id, Some(pace)).await
     }
 
-    async fn fetch_at(
-        &self,
-        from: NodeId,
-        id: ChunkId,
-        pace: Option<Pace>,
-    ) -> Result<Chunk, TransferError> {
+    async fn fetch_at(&self, from: NodeId, id: ChunkId, pace: Option<Pace>) -> Result<Chunk, TransferError> {
         let (limits, counters) = (&self.inner.limits, &*self.inner.counters);
         let most = kepler_protocol::chunk::MAX_CHUNK_BYTES as u64;
         self.transfer(from, most, pace.is_some(), |lane| async move {

@@ -24,7 +24,7 @@ use tracing::debug;
 use super::codec::{Flow, StreamError, converse, read_message, within, write_flow, write_message};
 use super::connection::Server;
 use super::handle::{Counters, TransferError};
-use super::limits::Limits;
+use super::limits::{Limits, PIECE_BYTES};
 use super::{Incoming, Refusal};
 use crate::throttle::Pace;
 
