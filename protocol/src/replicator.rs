@@ -48,31 +48,38 @@
 //! I8); nothing goes while too many members are dead (I20); every queue here has a cap, and what does
 //! not fit is found again by a later pass.
 
+mod action;
 pub mod health;
 pub mod holding;
 pub mod inventory;
+pub mod memory;
 pub mod message;
 pub mod placement;
 pub mod plan;
+pub mod rounds;
 pub mod rules;
 pub mod scrub;
 pub mod surplus;
+#[cfg(test)]
+mod tests;
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::chunk::ChunkId;
 use crate::node_id::NodeId;
-use crate::roster::Roster;
 use crate::time::Instant;
-use crate::version::Dot;
-use crate::view::View;
 
-use health::Health;
-use holding::{Note, Page};
-use message::{Answer, Holds, Item, Question};
-use rules::{Claim, Kept};
+pub use action::{Action, ActionId, Command, Done, Event, Input, Pace, Scrubbed, Sent, Unreachable};
+
+use health::{Health, Waiting};
+use holding::{Holding, Note, Page};
+use message::{Answer, Held, Holds, Item, MAX_CHUNKS, Question, Vouch};
+use placement::Placement;
+use plan::{Lack, Plan, Step};
+use rounds::{Batches, Fetches, Rounds};
+use scrub::Scrub;
+use surplus::Releases;
 
 /// Settings; durations are running time.
 #[derive(Clone, Copy, Debug)]
@@ -141,285 +148,69 @@ pub struct Faults {
     pub offers_the_dead: bool,
 }
 
-/// Names an action until it is done; never reused by a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ActionId(pub u64);
+/// How long a question may take.
+const DEADLINE: Duration = Duration::from_secs(10);
 
-/// What a replicator is told.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// Who is here has changed.
-    View(Arc<View>),
-    /// A decided roster was adopted.
-    Roster(Roster),
-    /// Whether the catalog is ready: as the council's standing.
-    Ready(bool),
-    /// A peer asks; answered by one [`Action::Answer`].
-    Question {
-        /// Who, as the transport proved.
-        from: NodeId,
-        /// Comes back with the answer.
-        token: u64,
-        /// What.
-        question: Question,
-    },
-    /// A peer answered, or did not.
-    Answer {
-        /// The [`Action::Ask`].
-        id: ActionId,
-        /// The answer.
-        result: Result<Answer, Unreachable>,
-    },
-    /// An action was carried out.
-    Done {
-        /// The action.
-        id: ActionId,
-        /// What came of it.
-        done: Done,
-    },
-    /// Somebody found that this node's copy is gone or rotten, and set it aside: fetch it.
-    Lost(ChunkId),
-    /// An operator asks.
-    Command(Command),
-}
+/// How long a question for a receipt may take: the owner hashes its copy first.
+const VOUCH_DEADLINE: Duration = Duration::from_secs(20);
 
-/// A peer did not answer in time, or the connection broke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unreachable;
+/// Chunks collected in one action.
+const COLLECT: usize = 256;
 
-/// What an operator may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Begin a pass over the disk now.
-    Repair,
-    /// Send, fetch and delete nothing until [`Command::ResumeRepair`] or [`Command::Repair`].
-    PauseRepair,
-    /// Go on.
-    ResumeRepair,
-    /// Hash all chunks now, as fast as the disk gives.
+/// Questions of peers that wait for the store.
+const MAX_SERVING: usize = 1024;
+
+/// What an action was given out for.
+#[derive(Debug)]
+enum Call {
+    Page,
+    Compare(NodeId),
+    Offer(NodeId, Vec<(Item, u64)>),
+    Check(ChunkId, NodeId),
+    References(ChunkId),
+    Vouch(ChunkId, NodeId),
+    Send(ChunkId, NodeId),
+    Fetch(ChunkId),
+    Release(ChunkId),
+    Collect,
     Scrub,
-    /// Hash nothing until [`Command::ResumeScrub`] or [`Command::Scrub`].
-    PauseScrub,
-    /// Go on.
-    ResumeScrub,
+    Look(u64, Vec<Item>),
+    Promise(u64),
 }
 
-/// How fast a chunk is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Pace {
-    /// Up to the cap of the throttle.
-    Full,
-    /// Up to a tenth of it, together with all others of this pace.
-    Tenth,
-}
-
-/// What a replicator wants done; see the table in the [module](self).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Read what the disk holds.
-    Page {
-        /// The action.
-        id: ActionId,
-        /// The last chunk of the page before; none for the first.
-        after: Option<ChunkId>,
-    },
-    /// Keep these marks.
-    Note(Note),
-    /// Ask a peer.
-    Ask {
-        /// The action.
-        id: ActionId,
-        /// The peer.
-        to: NodeId,
-        /// What.
-        question: Question,
-        /// After so long report [`Unreachable`].
-        deadline: Duration,
-    },
-    /// Answer a peer.
-    Answer {
-        /// The question's.
-        token: u64,
-        /// What.
-        answer: Answer,
-    },
-    /// Look which of these chunks are here.
-    Look {
-        /// The action.
-        id: ActionId,
-        /// With the references that the asker knows.
-        items: Vec<Item>,
-    },
-    /// Promise to keep a chunk.
-    Promise {
-        /// The action.
-        id: ActionId,
-        /// The chunk.
-        chunk: ChunkId,
-        /// To be adopted.
-        dots: Vec<Dot>,
-    },
-    /// Read the references of a chunk.
-    References {
-        /// The action.
-        id: ActionId,
-        /// The chunk.
-        chunk: ChunkId,
-    },
-    /// Send a chunk.
-    Send {
-        /// The action.
-        id: ActionId,
-        /// The chunk.
-        chunk: ChunkId,
-        /// To whom.
-        to: NodeId,
-        /// How fast.
-        pace: Pace,
-    },
-    /// Fetch a chunk.
-    Fetch {
-        /// The action.
-        id: ActionId,
-        /// The chunk.
-        chunk: ChunkId,
-        /// Who should have it, most likely first.
-        from: Vec<NodeId>,
-    },
-    /// Delete a copy that its owners vouched for.
-    Release {
-        /// The action.
-        id: ActionId,
-        /// What it rests on.
-        claim: Claim,
-    },
-    /// Delete chunks that nothing refers to.
-    Collect {
-        /// The action.
-        id: ActionId,
-        /// The chunks.
-        chunks: Vec<ChunkId>,
-    },
-    /// Hash chunks again.
-    Scrub {
-        /// The action.
-        id: ActionId,
-        /// Where to go on: from the first chunk, or after where the last one ended (kept on disk).
-        restart: bool,
-        /// How many at most.
-        limit: usize,
-    },
-}
-
-/// What came of an action.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// Of [`Action::Page`]; `None` if the store failed.
-    Page(Option<Page>),
-    /// Of [`Action::Look`]: one for each, [`Holds::Lacks`] where the chunk is not here, is marked gone,
-    /// or has no file. ([`Holds::NotMine`] is said by the machine.)
-    Looked(Vec<Holds>),
-    /// Of [`Action::Promise`].
-    Promised(bool),
-    /// Of [`Action::References`]; `None` if the chunk is not here or the store failed.
-    References(Option<Vec<Dot>>),
-    /// Of [`Action::Send`].
-    Sent(Sent),
-    /// Of [`Action::Fetch`]: its size, if it is here now.
-    Fetched(Option<u64>),
-    /// Of [`Action::Release`]: the bytes freed, or why it stays.
-    Released(Result<u64, Kept>),
-    /// Of [`Action::Collect`]: what was freed.
-    Collected {
-        /// Chunks.
-        chunks: u64,
-        /// Bytes.
-        bytes: u64,
-    },
-    /// Of [`Action::Scrub`].
-    Scrubbed(Scrubbed),
-}
-
-/// What came of a sending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
-    /// It is durable there with its references; so many bytes went over the wire, none where it was held.
-    Stored(u64),
-    /// It is not here any more, or not intact: the latter was set aside and [`Input::Lost`] is told.
-    NotHere,
-    /// It did not get there.
-    Failed,
-}
-
-/// What a step of the scrub found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scrubbed {
-    /// Chunks hashed.
-    pub checked: u64,
-    /// Rotten ones, set aside.
-    pub bad: Vec<ChunkId>,
-    /// Whether that was the last.
-    pub finished: bool,
-}
-
-/// What people are told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Chunks of a member that is gone are being copied, so many as known so far.
-    RepairStarted {
-        /// Who is gone.
-        node: NodeId,
-    },
-    /// A copy was made.
-    Moved {
-        /// The chunk.
-        chunk: ChunkId,
-        /// Where.
-        to: NodeId,
-        /// Its bytes.
-        bytes: u64,
-    },
-    /// Nothing is left to be sent.
-    Repaired {
-        /// Chunks sent since there was nothing.
-        chunks: u64,
-        /// Their bytes.
-        bytes: u64,
-    },
-    /// A superfluous copy was deleted.
-    Released {
-        /// The chunk.
-        chunk: ChunkId,
-        /// Its bytes.
-        bytes: u64,
-    },
-    /// Chunks that nothing refers to were deleted.
-    Collected {
-        /// How many.
-        chunks: u64,
-        /// Their bytes.
-        bytes: u64,
-    },
-    /// A pass of the scrub is over.
-    Scrubbed {
-        /// Chunks hashed.
-        checked: u64,
-        /// Rotten ones.
-        bad: u64,
-    },
-    /// This node is leaving, and so many chunks are left here.
-    Leaving {
-        /// How many.
-        left: u64,
-    },
-    /// This node was leaving and every chunk has its copies elsewhere: it may say that it left.
-    Drained,
+/// What a pass over the disk has counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    chunks: u64,
+    kept: u64,
+    surplus: u64,
+    /// When the first grace of what was seen is over.
+    grace_over: Option<Instant>,
 }
 
 /// The machine.
 #[derive(Debug)]
 pub struct Replicator {
     config: Config,
+    placement: Placement,
+    rounds: Rounds,
+    batches: Batches,
+    plan: Plan,
+    releases: Releases,
+    fetches: Fetches,
+    scrub: Scrub,
+    ready: bool,
+    paused: bool,
+    collectable: VecDeque<ChunkId>,
+    collecting: bool,
+    counting: Counts,
+    counted: Counts,
+    /// [`Event::Drained`] was told.
+    drained: bool,
+    repaired: (u64, u64),
+    calls: BTreeMap<ActionId, Call>,
+    serving: usize,
+    next_id: u64,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
 }
@@ -427,23 +218,74 @@ pub struct Replicator {
 impl Replicator {
     /// A machine that knows nothing yet. It does nothing before it is told a view and a roster.
     pub fn new(now: Instant, config: Config) -> Self {
-        let _ = now;
-        Self { config, actions: VecDeque::new(), events: VecDeque::new() }
+        let faults = config.faults;
+        let delay = if faults.no_repair_delay { Duration::ZERO } else { config.repair_delay };
+        Self {
+            placement: Placement::new(config.node, delay, now),
+            rounds: Rounds::new(now, config.inventory_interval),
+            batches: Batches::default(),
+            plan: Plan::new(faults.healer_not_replaced),
+            releases: Releases::new(faults),
+            fetches: Fetches::default(),
+            scrub: Scrub::new(now, config.scrub_interval),
+            ready: false,
+            paused: false,
+            collectable: VecDeque::new(),
+            collecting: false,
+            counting: Counts::default(),
+            counted: Counts::default(),
+            drained: false,
+            repaired: (0, 0),
+            calls: BTreeMap::new(),
+            serving: 0,
+            next_id: 0,
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            config,
+        }
     }
 
     /// Takes one input.
     pub fn handle(&mut self, now: Instant, input: Input) {
-        let _ = (now, input);
+        match input {
+            Input::View(view) => {
+                let change = self.placement.handle_view(now, view);
+                self.rings_changed(now, change);
+            }
+            Input::Roster(roster) => {
+                let change = self.placement.handle_roster(now, roster);
+                self.rings_changed(now, change);
+            }
+            Input::Ready(ready) => self.ready = ready,
+            Input::Question { from, token, question } => self.question(now, from, token, question),
+            Input::Answer { id, result } => self.answer(now, id, result.ok()),
+            Input::Done { id, done } => self.done(now, id, done),
+            Input::Lost(chunk) => {
+                if self.placement.is_mine(&chunk) {
+                    self.fetches.want(now, chunk);
+                }
+            }
+            Input::Command(command) => self.command(now, command),
+        }
+        self.pump(now);
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        let change = self.placement.advance(now);
+        self.rings_changed(now, change);
+        self.pump(now);
     }
 
     /// When [`Replicator::handle_timeout`] is due, if ever.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        if !self.placement.is_known() {
+            return None;
+        }
+        let work = [self.plan.poll_timeout(), self.fetches.poll_timeout()].into_iter().flatten();
+        let work = work.filter(|_| !self.paused);
+        let rest = [self.placement.poll_timeout(), self.rounds.poll_timeout(), self.scrub.poll_timeout()];
+        work.chain(rest.into_iter().flatten()).min()
     }
 
     /// The next thing to be done.
@@ -459,12 +301,475 @@ impl Replicator {
     /// Whether so many members are dead, as of the last view and roster told, that nothing may be
     /// deleted: for the executor's transactions ([`rules::release`], [`rules::collect`]).
     pub fn breaker(&self) -> bool {
-        true
+        self.placement.breaker()
     }
 
     /// How what this node holds is, in numbers.
     pub fn health(&self, now: Instant) -> Health {
-        let _ = (now, &self.config);
-        Health::default()
+        let (under_replicated, single_copy, moving, moving_bytes) = self.plan.count();
+        let mut waiting = Vec::new();
+        let mut wait = |what: &str, until: Option<Instant>| {
+            waiting.push(Waiting { what: what.into(), remaining: until.map(|at| at.since(now)) });
+        };
+        if let Some(at) = self.placement.poll_timeout() {
+            wait("absent members to return before their chunks are copied", Some(at));
+        }
+        if self.breaker() {
+            wait("members to return: too many are dead to delete anything", None);
+        }
+        if let Some(at) = self.counted.grace_over.filter(|at| *at > now) {
+            wait("the first grace of what may be deleted to end", Some(at));
+        }
+        if self.paused {
+            wait("an operator to resume repair", None);
+        }
+        if let Some(at) = self.rounds.poll_timeout().filter(|at| self.rounds.is_idle() && *at > now) {
+            wait("the next comparison with peers", Some(at));
+        }
+        Health {
+            under_replicated,
+            single_copy,
+            missing: self.fetches.len() as u64,
+            surplus: self.counted.surplus,
+            moving,
+            moving_bytes,
+            breaker: self.breaker(),
+            slow: self.placement.died_together(),
+            scrub: self.scrub.health(),
+            waiting,
+        }
+    }
+
+    fn id(&mut self, call: Call) -> ActionId {
+        self.next_id += 1;
+        let id = ActionId(self.next_id);
+        self.calls.insert(id, call);
+        id
+    }
+
+    fn ask(&mut self, to: NodeId, question: Question, deadline: Duration, call: Call) {
+        let id = self.id(call);
+        self.actions.push_back(Action::Ask { id, to, question, deadline });
+    }
+
+    fn rings_changed(&mut self, now: Instant, change: placement::Change) {
+        for node in change.given_up {
+            self.events.push_back(Event::RepairStarted { node });
+        }
+        if !change.rings {
+            return;
+        }
+        self.rounds.restart(now);
+        self.releases.void();
+        let placement = &self.placement;
+        self.plan.retain(|chunk, to| placement.is_reachable(to) && placement.owners(chunk).contains(to));
+    }
+
+    fn command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Repair => {
+                self.paused = false;
+                self.rounds.sooner(now);
+            }
+            Command::PauseRepair => self.paused = true,
+            Command::ResumeRepair => self.paused = false,
+            Command::Scrub => self.scrub.hurry(now),
+            Command::PauseScrub => self.scrub.pause(true),
+            Command::ResumeScrub => self.scrub.pause(false),
+        }
+    }
+
+    /// Gives out everything that may be done now.
+    fn pump(&mut self, now: Instant) {
+        if !self.placement.is_known() {
+            return;
+        }
+        if self.rounds.begin(now, self.placement.epoch()) {
+            self.begin_pass();
+        }
+        while let Some((peer, compare)) = self.rounds.ask(now) {
+            self.ask(peer, Question::Compare(compare), DEADLINE, Call::Compare(peer));
+        }
+        if !self.paused {
+            while let Some(step) = self.plan.next(now) {
+                self.step(step);
+            }
+            while let Some(chunk) = self.fetches.next(now) {
+                let owners = self.placement.owners(&chunk);
+                let from = owners.into_iter().filter(|owner| self.placement.is_reachable(owner)).collect();
+                let id = self.id(Call::Fetch(chunk));
+                self.actions.push_back(Action::Fetch { id, chunk, from });
+            }
+            if !self.breaker() || self.config.faults.breaker_ignored {
+                self.delete();
+            }
+        }
+        if std::mem::take(&mut self.plan.again) | std::mem::take(&mut self.releases.again) {
+            self.rounds.undone(now);
+        }
+        if let Some((restart, limit)) = self.scrub.next(now) {
+            let id = self.id(Call::Scrub);
+            self.actions.push_back(Action::Scrub { id, restart, limit });
+        }
+        if self.plan.is_empty() && self.repaired.0 > 0 {
+            let (chunks, bytes) = std::mem::take(&mut self.repaired);
+            self.events.push_back(Event::Repaired { chunks, bytes });
+        }
+    }
+
+    fn delete(&mut self) {
+        while let Some(chunk) = self.releases.next() {
+            let id = self.id(Call::References(chunk));
+            self.actions.push_back(Action::References { id, chunk });
+        }
+        let may = self.ready || self.config.faults.collect_when_cut_off;
+        if may && !self.collecting && !self.collectable.is_empty() {
+            self.collecting = true;
+            let some = self.collectable.len().min(COLLECT);
+            let chunks = self.collectable.drain(..some).collect();
+            let id = self.id(Call::Collect);
+            self.actions.push_back(Action::Collect { id, chunks });
+        }
+    }
+
+    fn begin_pass(&mut self) {
+        self.counting = Counts::default();
+        self.collectable.clear();
+        self.read(None);
+    }
+
+    fn read(&mut self, after: Option<ChunkId>) {
+        let id = self.id(Call::Page);
+        self.actions.push_back(Action::Page { id, after });
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Check(chunk, to) => {
+                let held = Held { chunks: vec![Item { chunk, references: 0 }] };
+                self.ask(to, Question::Held(held), DEADLINE, Call::Check(chunk, to));
+            }
+            Step::Send { chunk, to, single } => {
+                let slow = self.placement.died_together() && !single;
+                let pace = if slow { Pace::Tenth } else { Pace::Full };
+                let id = self.id(Call::Send(chunk, to));
+                self.actions.push_back(Action::Send { id, chunk, to, pace });
+            }
+        }
+    }
+
+    fn page(&mut self, now: Instant, page: Option<Page>) {
+        let Some(page) = page else {
+            self.rounds.fail(now);
+            return;
+        };
+        let mut note = Note::default();
+        for holding in &page.holdings {
+            self.holding(now, holding, &mut note);
+        }
+        if !note.is_empty() {
+            self.actions.push_back(Action::Note(note));
+        }
+        match page.holdings.last().filter(|_| page.more) {
+            Some(last) => self.read(Some(last.chunk)),
+            None => self.end_of_pass(now),
+        }
+    }
+
+    fn holding(&mut self, now: Instant, holding: &Holding, note: &mut Note) {
+        let Holding { chunk, size, kept, .. } = *holding;
+        self.counting.chunks += 1;
+        let item = Item { chunk, references: holding.references };
+        let mine = self.placement.is_mine(&chunk);
+        if mine && holding.surplus.is_some() {
+            note.wanted.push(chunk);
+        }
+        match (kept, holding.unreferenced_for) {
+            (true, Some(_)) => note.referenced.push(chunk),
+            (false, None) => {
+                note.unreferenced.push(chunk);
+                self.grace(now, self.config.gc_grace);
+            }
+            (false, Some(waited)) if waited >= self.config.gc_grace || self.config.faults.no_gc_grace => {
+                if self.collectable.len() < plan::MAX_WANTS {
+                    self.collectable.push_back(chunk);
+                }
+            }
+            (false, Some(waited)) => self.grace(now, self.config.gc_grace.saturating_sub(waited)),
+            (true, None) => {}
+        }
+        // What nothing refers to is not spread any more: else two collectors hand it to each other.
+        if !kept && !self.config.faults.offers_the_dead {
+            return;
+        }
+        self.counting.kept += 1;
+        if !holding.file && mine {
+            self.fetches.want(now, chunk);
+            return;
+        }
+        let owners = self.placement.owners(&chunk);
+        let reachable: Vec<NodeId> =
+            owners.into_iter().filter(|owner| self.placement.is_reachable(owner)).collect();
+        if mine {
+            for peer in reachable {
+                if self.rounds.count(peer, &item) {
+                    self.offer(peer, item, size);
+                }
+            }
+            return;
+        }
+        self.counting.surplus += 1;
+        if self.rounds.is_counting() && holding.file {
+            for peer in reachable {
+                self.offer(peer, item, size);
+            }
+        }
+        self.surplus(now, holding, note);
+    }
+
+    fn surplus(&mut self, now: Instant, holding: &Holding, note: &mut Note) {
+        let chunk = holding.chunk;
+        let owners = self.placement.present_owners(&chunk);
+        let leaving = self.placement.is_leaving();
+        let known = match &holding.surplus {
+            Some(surplus) if surplus.owners == owners => Some(surplus.held_for),
+            Some(surplus) if self.config.faults.grace_not_reset => Some(surplus.held_for),
+            _ => None,
+        };
+        if known.is_none() {
+            note.surplus.push((chunk, owners.clone()));
+        }
+        if !leaving {
+            let waited = known.unwrap_or_default();
+            if waited < self.config.handoff_grace {
+                self.grace(now, self.config.handoff_grace.saturating_sub(waited));
+                return;
+            }
+            let after = self.placement.grace_after_death(now, &owners, self.config.handoff_grace);
+            if let Some(at) = after.filter(|_| !self.config.faults.grace_not_reset) {
+                self.grace(now, at.since(now));
+                return;
+            }
+        }
+        if owners.len() >= self.placement.receipts_needed() {
+            self.releases.candidate(chunk);
+        }
+    }
+
+    /// Something that was seen in this pass may go after so long.
+    fn grace(&mut self, now: Instant, wait: Duration) {
+        let at = now + wait;
+        self.counting.grace_over = Some(self.counting.grace_over.map_or(at, |first| first.min(at)));
+    }
+
+    fn offer(&mut self, peer: NodeId, item: Item, size: u64) {
+        if let Some(batch) = self.batches.add(peer, item, size) {
+            self.ask_held(peer, batch);
+        }
+    }
+
+    fn ask_held(&mut self, peer: NodeId, batch: Vec<(Item, u64)>) {
+        let held = Held { chunks: batch.iter().map(|(item, _)| *item).collect() };
+        self.ask(peer, Question::Held(held), DEADLINE, Call::Offer(peer, batch));
+    }
+
+    fn end_of_pass(&mut self, now: Instant) {
+        for (peer, batch) in self.batches.take() {
+            self.ask_held(peer, batch);
+        }
+        self.counted = self.counting;
+        self.scrub.counted(now, self.counted.chunks);
+        let placement = &self.placement;
+        self.rounds.end(now, placement.epoch(), |peer| placement.is_reachable(peer));
+        if let Some(at) = self.counted.grace_over {
+            self.rounds.sooner(at.max(now + Duration::from_secs(1)));
+        }
+        if !self.placement.is_leaving() {
+            self.drained = false;
+        } else if self.counted.kept > 0 {
+            self.events.push_back(Event::Leaving { left: self.counted.kept });
+            self.rounds.sooner(now + Duration::from_secs(2));
+        } else if !self.drained {
+            self.drained = true;
+            self.events.push_back(Event::Drained);
+        }
+    }
+
+    fn question(&mut self, now: Instant, from: NodeId, token: u64, question: Question) {
+        let epoch = self.placement.epoch();
+        let refusal = match question {
+            Question::Compare(compare) => self.rounds.compare(now, epoch, &from, &compare),
+            Question::Held(Held { chunks }) => {
+                if self.serving < MAX_SERVING && chunks.len() <= MAX_CHUNKS {
+                    self.serving += 1;
+                    let id = self.id(Call::Look(token, chunks.clone()));
+                    self.actions.push_back(Action::Look { id, items: chunks });
+                    return;
+                }
+                Answer::Holds(Vec::new())
+            }
+            Question::Vouch(Vouch { chunk, dots }) => {
+                if self.serving < MAX_SERVING && self.placement.is_owner(&chunk) {
+                    self.serving += 1;
+                    let id = self.id(Call::Promise(token));
+                    self.actions.push_back(Action::Promise { id, chunk, dots });
+                    return;
+                }
+                Answer::Vouched(false)
+            }
+        };
+        self.actions.push_back(Action::Answer { token, answer: refusal });
+    }
+
+    fn answer(&mut self, now: Instant, id: ActionId, answer: Option<Answer>) {
+        match (self.calls.remove(&id), answer) {
+            (Some(Call::Compare(peer)), answer) => {
+                if self.rounds.answered(now, self.placement.epoch(), peer, answer) {
+                    self.begin_pass();
+                }
+            }
+            (Some(Call::Offer(peer, batch)), Some(Answer::Holds(holds))) if holds.len() == batch.len() => {
+                for ((item, size), holds) in batch.into_iter().zip(holds) {
+                    self.told(now, peer, item.chunk, size, holds);
+                }
+            }
+            (Some(Call::Offer(..)), _) => self.rounds.undone(now),
+            (Some(Call::Check(chunk, to)), answer) => {
+                let lacks = match answer {
+                    Some(Answer::Holds(holds)) => holds.first().map(|holds| *holds == Holds::Lacks),
+                    _ => None,
+                };
+                if let Some(step) = self.plan.checked(now, chunk, to, lacks) {
+                    self.step(step);
+                }
+            }
+            (Some(Call::Vouch(chunk, owner)), answer) => {
+                let vouched = answer == Some(Answer::Vouched(true));
+                if let Some(claim) = self.releases.answered(chunk, owner, vouched) {
+                    let id = self.id(Call::Release(chunk));
+                    self.actions.push_back(Action::Release { id, claim });
+                }
+            }
+            (Some(other), _) => {
+                // Not a question's id: the executor is confused, the action is still awaited.
+                self.calls.insert(id, other);
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// A peer said what it has of a chunk that is here.
+    fn told(&mut self, now: Instant, peer: NodeId, chunk: ChunkId, size: u64, holds: Holds) {
+        match holds {
+            Holds::Same => self.plan.has(chunk, peer),
+            Holds::Other => self.lacks(now, chunk, peer, Lack::References),
+            Holds::Lacks => self.lacks(now, chunk, peer, Lack::Chunk(size)),
+            // Our rings differ: one of us is behind.
+            Holds::NotMine => self.rounds.undone(now),
+        }
+    }
+
+    fn lacks(&mut self, now: Instant, chunk: ChunkId, peer: NodeId, lack: Lack) {
+        let owners = self.placement.owners(&chunk);
+        if lack == Lack::References {
+            self.plan.lacks(now, (chunk, peer), lack, 0, false);
+            return;
+        }
+        let mut lacking: BTreeSet<NodeId> = self
+            .plan
+            .lacking(&chunk)
+            .filter(|(_, lack)| matches!(lack, Lack::Chunk(_)))
+            .map(|(owner, _)| owner)
+            .collect();
+        lacking.insert(peer);
+        let me = self.config.node;
+        // Whether another is expected to have it, and so to send it before this node does.
+        let has = |owner: &&NodeId| **owner != me && !lacking.contains(owner);
+        let alive = |owner: &&NodeId| self.placement.is_reachable(owner);
+        let others = owners.iter().filter(has).count();
+        let mine = owners.iter().position(|owner| *owner == me);
+        let turn = match mine {
+            Some(place) => owners[..place].iter().filter(has).filter(alive).count(),
+            None => {
+                let before = owners.iter().filter(has).filter(alive).count();
+                before + self.placement.strays_before(&chunk, 3)
+            }
+        };
+        for owner in lacking {
+            let of = self.plan.lacking(&chunk).find(|(node, _)| *node == owner).map(|(_, lack)| lack);
+            self.plan.lacks(now, (chunk, owner), of.unwrap_or(lack), turn, others == 0);
+        }
+    }
+
+    fn done(&mut self, now: Instant, id: ActionId, done: Done) {
+        let Some(call) = self.calls.remove(&id) else { return };
+        match (call, done) {
+            (Call::Page, Done::Page(page)) => self.page(now, page),
+            (Call::Look(token, items), Done::Looked(holds)) => {
+                self.serving -= 1;
+                let of = |(item, holds): (&Item, Holds)| match holds {
+                    Holds::Lacks if !self.placement.is_mine(&item.chunk) => Holds::NotMine,
+                    holds => holds,
+                };
+                let answer = Answer::Holds(items.iter().zip(holds).map(of).collect());
+                self.actions.push_back(Action::Answer { token, answer });
+            }
+            (Call::Promise(token), Done::Promised(given)) => {
+                self.serving -= 1;
+                self.actions.push_back(Action::Answer { token, answer: Answer::Vouched(given) });
+            }
+            (Call::References(chunk), Done::References(dots)) => {
+                let owners = self.placement.present_owners(&chunk);
+                let enough = owners.len() >= self.placement.receipts_needed() && !owners.is_empty();
+                let mine = self.placement.is_mine(&chunk);
+                let owners = (enough && !mine).then_some(owners);
+                let Some(questions) = self.releases.references(now, chunk, dots, owners) else { return };
+                for owner in questions.owners {
+                    for dots in questions.parts.clone() {
+                        let question = Question::Vouch(Vouch { chunk, dots });
+                        self.ask(owner, question, VOUCH_DEADLINE, Call::Vouch(chunk, owner));
+                    }
+                }
+            }
+            (Call::Send(chunk, to), Done::Sent(sent)) => match sent {
+                Sent::Stored(bytes) => {
+                    self.plan.sent(chunk, to);
+                    self.repaired.0 += 1;
+                    self.repaired.1 += bytes;
+                    if bytes > 0 {
+                        self.events.push_back(Event::Moved { chunk, to, bytes });
+                    }
+                }
+                Sent::NotHere => self.plan.sent(chunk, to),
+                Sent::Failed => self.plan.failed(now, chunk, to),
+            },
+            (Call::Fetch(chunk), Done::Fetched(size)) => self.fetches.fetched(now, chunk, size.is_some()),
+            (Call::Release(chunk), Done::Released(result)) => {
+                self.releases.released(&chunk, result.is_ok());
+                if let Ok(bytes) = result {
+                    self.counted.surplus = self.counted.surplus.saturating_sub(1);
+                    self.events.push_back(Event::Released { chunk, bytes });
+                }
+            }
+            (Call::Collect, Done::Collected { chunks, bytes }) => {
+                self.collecting = false;
+                if chunks > 0 {
+                    self.events.push_back(Event::Collected { chunks, bytes });
+                }
+            }
+            (Call::Scrub, Done::Scrubbed(Scrubbed { checked, bad, finished })) => {
+                let over = self.scrub.stepped(now, checked, bad.len() as u64, finished);
+                for chunk in bad {
+                    if self.placement.is_mine(&chunk) {
+                        self.fetches.want(now, chunk);
+                    }
+                }
+                if let Some((checked, bad)) = over {
+                    self.events.push_back(Event::Scrubbed { checked, bad });
+                }
+            }
+            // Done with something else than was asked: the executor is confused, the action is still awaited.
+            (call, _) => drop(self.calls.insert(id, call)),
+        }
     }
 }
