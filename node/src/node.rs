@@ -16,6 +16,7 @@ use kepler_protocol::api;
 use kepler_protocol::catalog;
 use kepler_protocol::chunker::ChunkSize;
 use kepler_protocol::replica::{self, Output, Replica};
+use kepler_protocol::replicator;
 use kepler_protocol::roster::council::{self, Founding};
 use kepler_protocol::roster::{ClusterId, DatabaseId};
 use kepler_protocol::swim;
@@ -33,7 +34,7 @@ use crate::gossip;
 use crate::replication::catalog::{Backlog, Driver};
 use crate::replication::chunks::{self, Chunks};
 use crate::replication::electorate::Electors;
-use crate::replication::healer;
+use crate::replication::healer::{self, Healer};
 use crate::replication::sender::Sender;
 use crate::service::cluster::ClusterService;
 use crate::service::files::{Parts, Service};
@@ -64,6 +65,8 @@ pub struct Node {
     swarm: swarm::Handle,
     store: Store,
     tasks: Tasks,
+    /// Cancelled once this node has left the cluster.
+    left: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -121,15 +124,18 @@ impl Node {
 
         // The transfer port is bound before gossip tells others of it.
         let (view_source, view) = watch::channel(Arc::new(kepler_protocol::view::View::new(0, 1, [])));
+        let throttle = Throttle::new(config.storage.background_bytes_per_second);
+        let (healer, healer_inbox) = healer::Handle::new(throttle.clone());
         let swarm_config = swarm::Config {
             node: id,
             identity: opened.identity,
             cluster_keys,
             listen: SocketAddr::new(bind, config.network.transfer_port),
-            limits: swarm::Limits::default(),
+            limits: swarm::Limits { throttle: throttle.clone(), ..swarm::Limits::default() },
         };
         let metrics = Arc::new(Metrics::new());
-        let chunk_store = Arc::new(roads::Doors { store: store.clone(), metrics: metrics.clone() });
+        let chunk_store =
+            Arc::new(roads::Doors { store: store.clone(), metrics: metrics.clone(), healer: healer.clone() });
         let (swarm, inbound, transfer_addr) = swarm::start(swarm_config, view.clone(), chunk_store)
             .context("TRANSFER_PORT: start the transfer port")?;
 
@@ -217,12 +223,11 @@ impl Node {
             view: view.clone(),
             electors: electors.clone(),
             metrics: metrics.clone(),
+            events: events.clone(),
             tasks: tasks.clone(),
         });
         let cluster = Arc::new(ClusterService::new(id, view.clone(), swarm.clone()));
         let queue_grew = Arc::new(Notify::new());
-        let throttle = Throttle::new(config.storage.background_bytes_per_second);
-        let (healer, _healer_commands) = healer::Handle::new(throttle);
 
         // The replica's outputs are carried out until the store ends, after all other tasks.
         tasks.spawn_last("catalog", driver.run());
@@ -246,7 +251,7 @@ impl Node {
         );
         let operator = Operator::new(operations::Parts {
             me: id,
-            healing: Healing::new(healer, store.clone(), catalog.clone(), electors.clone()),
+            healing: Healing::new(healer.clone(), store.clone(), catalog.clone(), electors.clone()),
             store: store.clone(),
             swarm: swarm.clone(),
             view: view.clone(),
@@ -258,6 +263,7 @@ impl Node {
                 inbound,
                 gossip.clone(),
                 catalog.clone(),
+                healer.clone(),
                 store.clone(),
                 operator.clone(),
                 tasks.clone(),
@@ -280,7 +286,7 @@ impl Node {
                 chunks: chunks.clone(),
                 catalog: catalog.clone(),
                 electors: electors.clone(),
-                view,
+                view: view.clone(),
                 grew: queue_grew.clone(),
                 events: events.clone(),
                 metrics: metrics.clone(),
@@ -288,6 +294,32 @@ impl Node {
             }
             .run(),
         );
+        let left = CancellationToken::new();
+        let timing = &config.timing;
+        let healing = Healer::new(
+            healer::Parts {
+                config: replicator::Config {
+                    repair_delay: timing.repair_delay,
+                    handoff_grace: timing.handoff_grace,
+                    gc_grace: timing.gc_grace,
+                    inventory_interval: timing.inventory_interval,
+                    scrub_interval: timing.scrub_interval,
+                    ..replicator::Config::new(id)
+                },
+                store: store.clone(),
+                chunks: chunks.clone(),
+                swarm: swarm.clone(),
+                gossip: gossip.clone(),
+                view,
+                electors: electors.clone(),
+                events: events.clone(),
+                metrics: metrics.clone(),
+                tasks: tasks.clone(),
+                left: left.clone(),
+            },
+            healer_inbox,
+        );
+        tasks.spawn_vital("healer", healing.run());
         tasks.spawn_vital(
             "measure",
             roads::measure(
@@ -319,7 +351,7 @@ impl Node {
         write_addresses(&config, ports).await?;
         info!(node = %id, founds, http_port, gossip_port = ports.gossip_port, transfer_port = ports.transfer_port, "started");
         let gateway = gateway::Config::new(&config.network, &config.security);
-        Ok(Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, stop })
+        Ok(Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, left, stop })
     }
 
     /// Serves until told to stop, then stops every part in order.
@@ -327,14 +359,16 @@ impl Node {
     /// # Errors
     /// A part failed: a node that limps is worse than one that is gone.
     pub async fn run(self) -> Result<()> {
-        let Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, stop } = self;
+        let Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, left, stop } = self;
         // Whatever the node cannot do without ends its service, and is its error in the end.
         let (watching, failure) = {
             let (store, swarm, tasks, stop) = (store.clone(), swarm.clone(), tasks.clone(), stop.clone());
+            let left = left.clone();
             let (sender, failure) = watch::channel(None);
             let watching = tokio::spawn(async move {
                 let reason = tokio::select! {
                     biased; // A failed database ends other parts too, and is the reason to tell.
+                    () = left.cancelled() => return stop.cancel(),
                     reason = store.stopped() => {
                         format!("the database failed, and nothing more can be promised: {reason}")
                     }
@@ -348,7 +382,11 @@ impl Node {
         };
         let served = gateway::serve(listener, gateway, Arc::new(service), metrics, stop.clone()).await;
         watching.abort();
-        if timeout(STOP_WITHIN, gossip.announce_dead()).await.is_err() {
+        let goodbye = async {
+            // Who left takes its place on the roster along; who merely stops is expected back.
+            if left.is_cancelled() { gossip.left().await } else { gossip.announce_dead().await }
+        };
+        if timeout(STOP_WITHIN, goodbye).await.is_err() {
             warn!("could not say goodbye");
         }
         if timeout(STOP_WITHIN, tasks.finish()).await.is_err() {

@@ -124,6 +124,14 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// Reading or recording failed.
     async fn adopt(&self, id: ChunkId, dots: Vec<Dot>) -> Result<bool, Refusal>;
 
+    /// Notes that references of a chunk that is here may have been lost with a database elsewhere.
+    ///
+    /// # Errors
+    /// Recording failed.
+    async fn mark_recovered(&self, _id: ChunkId) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// Reads and verifies a chunk, `None` if it is not here.
     ///
     /// # Errors
@@ -167,6 +175,8 @@ pub enum Service {
     Load,
     /// `/kepler/operations/1`: health, and what an operator asks of all nodes through one.
     Operations,
+    /// `/kepler/replicator/1`: who lacks which chunks, receipts for copies.
+    Replicator,
 }
 
 /// The other end of a connection: a member that proved its identity key and the cluster key.

@@ -21,6 +21,7 @@
 //! | [`swim`] | who is alive |
 //! | [`fetch`] | whom to ask for a chunk, in which order |
 //! | [`hint`] | where an owed copy goes when owners change |
+//! | [`replicator`] | what to send, fetch, vouch for, delete and re-hash, so that copies are where they belong |
 //! | [`quorum`] | when enough replicas have acknowledged, and whom to try instead |
 //! | [`wire`] | frames and sealed datagrams, with their limits |
 //! | [`api`] | the JSON shapes of the HTTP API |
@@ -38,6 +39,7 @@ pub mod node_id;
 pub mod placement;
 pub mod quorum;
 pub mod replica;
+pub mod replicator;
 pub mod ring;
 pub mod roster;
 pub mod swim;

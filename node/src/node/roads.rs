@@ -23,6 +23,7 @@ use super::peers;
 use crate::gossip;
 use crate::replication::catalog::CatalogHandle;
 use crate::replication::electorate::Electors;
+use crate::replication::healer;
 use crate::service::cluster::ClusterService;
 use crate::service::operations::Operator;
 use crate::service::unix_millis;
@@ -78,6 +79,7 @@ impl Resident for Seated {
 pub(super) struct Doors {
     pub(super) store: Store,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) healer: healer::Handle,
 }
 
 fn refuse(error: &store::WriteError) -> Refusal {
@@ -132,6 +134,13 @@ impl swarm::ChunkStore for Doors {
         }
     }
 
+    async fn mark_recovered(&self, id: ChunkId) -> Result<(), Refusal> {
+        self.store.mark_recovered(id).await.map_err(|error| {
+            warn!(chunk = %id, %error, "could not note that references may be lost");
+            Refusal::Failed
+        })
+    }
+
     async fn read(&self, id: ChunkId) -> Result<Option<Chunk>, Refusal> {
         match self.store.read(id).await {
             Ok(chunk) => Ok(Some(chunk)),
@@ -140,6 +149,7 @@ impl swarm::ChunkStore for Doors {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
                 self.metrics.disk.quarantined.inc();
                 self.store.quarantine(id).await.map_err(|e| refuse(&e))?;
+                self.healer.report_lost(id);
                 Err(Refusal::Corrupt)
             }
             Err(error) => {
@@ -269,6 +279,7 @@ pub(super) async fn inbound(
     mut calls: mpsc::Receiver<Inbound>,
     gossip: gossip::Handle,
     catalog: CatalogHandle,
+    healer: healer::Handle,
     store: Store,
     operator: Operator,
     tasks: Tasks,
@@ -298,6 +309,7 @@ pub(super) async fn inbound(
                     }
                 });
             }
+            swarm::Service::Replicator => healer.inbound(call),
             swarm::Service::Load => {
                 let store = store.clone();
                 tasks.spawn(async move {
