@@ -276,6 +276,9 @@ impl Driver {
                 // Gossip ends before the store does; then nobody needs to know.
                 let _ = self.gossip.set_announcement(announcement).await;
             }
+            Output::MajorityLost(lost) if lost.is_empty() => info!("no majority is lost any more"),
+            Output::MajorityLost(lost) => warn!(?lost, "a majority of the roster seems lost for good"),
+            Output::Operated(..) => {} // Nothing asks yet.
             Output::Refused(reason) => warn!(reason, "this node is refused by the cluster"),
             Output::Written { name, dot, deleted } => {
                 let _ = self.events.send(api::Event::Written { name, version: dot.to_string(), deleted });

@@ -580,7 +580,11 @@ impl Node {
                     room.stored.push(version);
                 }
             }
-            replica::Output::Roster(_) | replica::Output::Ready(_) | replica::Output::Refused(_) => {}
+            replica::Output::Roster(_)
+            | replica::Output::Ready(_)
+            | replica::Output::Refused(_)
+            | replica::Output::Operated(..)
+            | replica::Output::MajorityLost(_) => {}
         }
     }
 
@@ -762,7 +766,7 @@ impl Process for Node {
             .seen()
             .iter()
             .map(|(origin, set)| {
-                format!("{origin} to {} and {:?}", set.prefix(), set.above().collect::<Vec<_>>())
+                format!("{origin} to {} and {:?}", set.prefix(), set.runs().collect::<Vec<_>>())
             })
             .collect();
         let roster = self.replica.council().roster().map_or(0, |roster| roster.number);
