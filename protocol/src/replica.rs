@@ -106,13 +106,6 @@ pub enum Input {
         /// The answer.
         result: std::result::Result<Response, Unreachable>,
     },
-    /// An operator says that a member is gone for good; answered by one [`Output::Forgotten`].
-    Forget {
-        /// Comes back with the answer.
-        token: u64,
-        /// The member.
-        node: NodeId,
-    },
     /// Who is here has changed.
     View(Arc<View>),
     /// A member's datagram said what it has.
@@ -151,13 +144,6 @@ pub enum Output {
         token: u64,
         /// The answer.
         response: Response,
-    },
-    /// The answer to [`Input::Forget`]. `Ok`: the change is under way.
-    Forgotten {
-        /// The input's.
-        token: u64,
-        /// Whether it was begun.
-        result: std::result::Result<(), council::ForgetRefused>,
     },
     /// A decided roster was adopted.
     Roster(Roster),
@@ -264,10 +250,6 @@ impl Replica {
                 self.outputs.push_back(Output::Response { token, response: Response::Council(response) });
             }
             Input::Response { id, from, result } => self.handle_response(storage, now, id, from, result)?,
-            Input::Forget { token, node } => {
-                let result = self.council.forget(storage, now, node);
-                self.outputs.push_back(Output::Forgotten { token, result });
-            }
             Input::View(view) => {
                 self.council.handle_view(storage, now, &view)?;
                 self.catalog.handle_view(storage, now, &self.council, &view)?;

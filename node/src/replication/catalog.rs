@@ -10,9 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Command, CommandId, Outcome};
-use kepler_protocol::node_id::NodeId;
-use kepler_protocol::replica::{Input, Output, Request, Response, Unreachable};
-use kepler_protocol::roster::council::{ForgetRefused, Peer};
+use kepler_protocol::replica::{Input, Operator, OperatorRefused, Output, Request, Response, Unreachable};
+use kepler_protocol::roster::council::Peer;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
@@ -59,7 +58,7 @@ struct Waiting {
     next: AtomicU64,
     commands: Mutex<BTreeMap<CommandId, oneshot::Sender<Outcome>>>,
     replies: Mutex<Replies>,
-    forgets: Mutex<BTreeMap<u64, oneshot::Sender<Result<(), ForgetRefused>>>>,
+    words: Mutex<BTreeMap<CommandId, oneshot::Sender<Result<(), OperatorRefused>>>>,
 }
 
 /// Who waits for an answer, by token; tokens rise, so the first is the oldest.
@@ -130,20 +129,20 @@ impl CatalogHandle {
         self.seat.send(input).await.map_err(|_| CommandError::Stopped)
     }
 
-    /// Begins to take a member from the roster on an operator's word. Few do this at a time.
+    /// Hands an operator's word to the catalog and waits for what becomes of it.
     ///
     /// # Errors
-    /// The council's refusal; `None` when there is no catalog any more.
-    pub async fn forget(&self, node: NodeId) -> Result<(), Option<ForgetRefused>> {
-        let token = self.waiting.next.fetch_add(1, Ordering::Relaxed);
+    /// The refusal; `None` when there is no catalog any more.
+    pub async fn operate(&self, word: Operator) -> Result<(), Option<OperatorRefused>> {
+        let id = CommandId(self.waiting.next.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = oneshot::channel();
-        self.waiting.forgets.lock().unwrap_or_else(PoisonError::into_inner).insert(token, sender);
-        let handed = self.tell(Input::Forget { token, node }).await;
+        self.waiting.words.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        let handed = self.tell(Input::Operator(id, word)).await;
         let answered = match handed {
             Ok(()) => receiver.await.map_err(|_| None),
             Err(_) => Err(None),
         };
-        self.waiting.forgets.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
+        self.waiting.words.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         answered?.map_err(Some)
     }
 
@@ -215,7 +214,7 @@ impl Driver {
         // Whoever still waits is told that there is nobody left to answer.
         self.handle.waiting.commands.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.handle.waiting.replies.lock().unwrap_or_else(PoisonError::into_inner).0.clear();
-        self.handle.waiting.forgets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.handle.waiting.words.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     async fn carry_out(&self, output: Output) {
@@ -245,11 +244,18 @@ impl Driver {
                     reply.send(Bytes::from(minicbor::to_vec(&response).expect("a response of ours encodes")));
                 }
             }
-            Output::Forgotten { token, result } => {
-                let waiting = &self.handle.waiting.forgets;
-                if let Some(sender) = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&token) {
+            Output::Operated(id, result) => {
+                let waiting = &self.handle.waiting.words;
+                if let Some(sender) = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
                     let _ = sender.send(result);
                 }
+            }
+            Output::MajorityLost(lost) if lost.is_empty() => info!("a majority of the roster is here again"),
+            Output::MajorityLost(lost) => {
+                warn!(
+                    ?lost,
+                    "a majority of the roster seems lost for good: only `kepler cluster forget --lost` helps then"
+                );
             }
             Output::Roster(roster) => {
                 info!(number = roster.number, members = roster.members.len(), "roster adopted");
@@ -276,9 +282,6 @@ impl Driver {
                 // Gossip ends before the store does; then nobody needs to know.
                 let _ = self.gossip.set_announcement(announcement).await;
             }
-            Output::MajorityLost(lost) if lost.is_empty() => info!("no majority is lost any more"),
-            Output::MajorityLost(lost) => warn!(?lost, "a majority of the roster seems lost for good"),
-            Output::Operated(..) => {} // Nothing asks yet.
             Output::Refused(reason) => warn!(reason, "this node is refused by the cluster"),
             Output::Written { name, dot, deleted } => {
                 let _ = self.events.send(api::Event::Written { name, version: dot.to_string(), deleted });

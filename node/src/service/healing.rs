@@ -4,9 +4,12 @@
 //! what happens anyway. Leaving and forgetting are the two words of an operator that change the
 //! cluster. Asking all members is for the caller.
 
+use std::collections::BTreeSet;
+
 use kepler_protocol::api::{Action, Bandwidth, NodeHealth};
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
+use kepler_protocol::replica::{Operator, OperatorRefused};
 use kepler_protocol::roster::council::ForgetRefused;
 use tokio::sync::watch;
 
@@ -46,6 +49,9 @@ pub enum ForgetError {
     /// It is alive: let it leave instead.
     #[error("{0}")]
     Alive(String),
+    /// Enough others remain to decide on the removal of one after the other.
+    #[error("{0}")]
+    MajorityLeft(String),
     /// This node cannot decide it now.
     #[error("this node is not ready: {0}")]
     NotReady(String),
@@ -153,22 +159,35 @@ impl Healing {
         self.healer.leave().await.ok_or(LeaveError::Stopping)
     }
 
-    /// Takes a member that will not return from the roster. With `lost` (on a survivor, where a
-    /// majority is lost for good) the survivors become the roster on the operator's word.
+    /// Takes members that will not return from the roster. With `lost` (on a survivor, where a majority
+    /// is lost for good) the others become the roster on the operator's word.
     ///
     /// # Errors
-    /// See [`ForgetError`].
-    pub async fn forget(&self, node: NodeId, lost: bool) -> Result<(), ForgetError> {
-        if lost {
-            return Err(ForgetError::NotReady("forgetting a lost majority is not possible yet".into()));
+    /// See [`ForgetError`]; those named before the one that is refused are being forgotten.
+    pub async fn forget(&self, nodes: &BTreeSet<NodeId>, lost: bool) -> Result<(), ForgetError> {
+        let words: Vec<Operator> = match lost {
+            true => vec![Operator::ForgetLost(nodes.clone())],
+            false => nodes.iter().copied().map(Operator::Forget).collect(),
+        };
+        for word in words {
+            self.catalog.operate(word).await.map_err(|refused| match refused {
+                None => ForgetError::Stopping,
+                Some(OperatorRefused::Forget(ForgetRefused::NotAMember(node))) => {
+                    ForgetError::NotAMember(node)
+                }
+                Some(OperatorRefused::Forget(ForgetRefused::NotReady(reason))) => {
+                    ForgetError::NotReady(reason)
+                }
+                Some(OperatorRefused::Forget(alive @ ForgetRefused::Alive(_))) => {
+                    ForgetError::Alive(alive.to_string())
+                }
+                Some(OperatorRefused::Forget(left @ ForgetRefused::MajorityLeft { .. })) => {
+                    ForgetError::MajorityLeft(left.to_string())
+                }
+                Some(OperatorRefused::NotYet(reason)) => ForgetError::NotReady(reason),
+            })?;
         }
-        self.catalog.forget(node).await.map_err(|refused| match refused {
-            None => ForgetError::Stopping,
-            Some(ForgetRefused::NotAMember(node)) => ForgetError::NotAMember(node),
-            Some(ForgetRefused::Alive(reason)) => ForgetError::Alive(reason),
-            Some(ForgetRefused::NotReady(reason)) => ForgetError::NotReady(reason),
-            Some(ForgetRefused::Storage(_)) => ForgetError::Stopping,
-        })
+        Ok(())
     }
 
     /// Hashes the next chunks on this disk after `after`, by id: at most `limit` and [`MAX_VERIFIED`].

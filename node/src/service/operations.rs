@@ -75,7 +75,10 @@ impl From<ForgetError> for OperatorError {
             ForgetError::NotAMember(node) => Self::NotAMember(node),
             ForgetError::NotReady(why) => Self::NotReady(why),
             ForgetError::Stopping => Self::Stopping,
-            alive @ ForgetError::Alive(_) => Self::Conflict(alive.to_string()),
+            ForgetError::Alive(why) => {
+                Self::Conflict(format!("{why}; one that is alive is let go by: kepler cluster leave"))
+            }
+            ForgetError::MajorityLeft(why) => Self::Conflict(why),
         }
     }
 }
@@ -170,9 +173,7 @@ impl Operator {
                 "this node is asked to forget itself: ask another one, or let it leave".to_owned(),
             ));
         }
-        for node in nodes {
-            self.parts.healing.forget(*node, lost).await?;
-        }
+        self.parts.healing.forget(nodes, lost).await?;
         Ok(accepted(self.parts.me))
     }
 
