@@ -56,7 +56,7 @@ use warp::{Filter, Rejection};
 
 use self::body::{RawBody, Upload};
 use self::error::Failure;
-pub use self::guard::Access;
+pub use self::guard::{Access, Door};
 use self::metrics::Measured;
 use self::route::Route;
 use crate::config::Host;
@@ -70,7 +70,7 @@ pub struct Config {
     /// client connected to: the bound and the advertised address. Any port.
     pub hosts: Vec<Host>,
     /// Who may do what.
-    pub access: Access,
+    pub access: Door,
     /// Deadlines and caps.
     pub limits: Limits,
 }
@@ -81,7 +81,7 @@ impl Config {
         let bound = (!network.bind.is_unspecified()).then(|| network.bind.into());
         Self {
             hosts: bound.into_iter().chain(network.advertise.clone()).collect(),
-            access: Access { tokens: security.api_tokens.clone(), anonymous: security.anonymous },
+            access: Access { tokens: security.api_tokens.clone(), anonymous: security.anonymous }.into(),
             limits: Limits::default(),
         }
     }
@@ -225,8 +225,9 @@ async fn answer(
         local,
     };
     let config = &shared.config;
-    let mut response = match guard::check(&head, &config.hosts, &config.access, config.limits.max_head_bytes)
-    {
+    // The lock is not held while the request is answered.
+    let checked = guard::check(&head, &config.hosts, &config.access.get(), config.limits.max_head_bytes);
+    let mut response = match checked {
         Err(failure) => failure.into_response(),
         Ok(()) if shared.stop.is_cancelled() => Failure::stopping().into_response(),
         Ok(()) => {

@@ -6,6 +6,7 @@
 
 mod peers;
 mod roads;
+mod secrets;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,7 +22,6 @@ use kepler_protocol::roster::council::{self, Founding};
 use kepler_protocol::roster::{ClusterId, DatabaseId};
 use kepler_protocol::swim;
 use kepler_protocol::view::Metadata;
-use kepler_protocol::wire::seal::KeyRing;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::timeout;
@@ -51,6 +51,8 @@ const ADDRESSES: &str = "addresses.json";
 
 /// Events kept for a follower that is slow.
 const EVENTS: usize = 1024;
+
+pub use self::secrets::Secrets;
 
 /// How long each part may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -116,11 +118,7 @@ impl Node {
         let identity = swim::SigningKey::from_bytes(&opened.identity);
         let key = identity.verifying_key().to_bytes();
         let cluster_keys: Vec<[u8; 32]> = config.security.cluster_keys.iter().map(|k| *k.expose()).collect();
-        let keys = if cluster_keys.is_empty() {
-            KeyRing::open_to_all()
-        } else {
-            KeyRing::new(&cluster_keys).map_err(|_| anyhow!("CLUSTER_KEY: too many keys"))?
-        };
+        let keys = secrets::key_ring(&cluster_keys)?;
 
         // The transfer port is bound before gossip tells others of it.
         let (view_source, view) = watch::channel(Arc::new(kepler_protocol::view::View::new(0, 1, [])));
@@ -226,7 +224,7 @@ impl Node {
             events: events.clone(),
             tasks: tasks.clone(),
         });
-        let cluster = Arc::new(ClusterService::new(id, view.clone(), swarm.clone()));
+        let cluster = Arc::new(ClusterService::new(id, view.clone(), swarm.clone(), gossip.clone()));
         let queue_grew = Arc::new(Notify::new());
 
         // The replica's outputs are carried out until the store ends, after all other tasks.
@@ -352,6 +350,11 @@ impl Node {
         info!(node = %id, founds, http_port, gossip_port = ports.gossip_port, transfer_port = ports.transfer_port, "started");
         let gateway = gateway::Config::new(&config.network, &config.security);
         Ok(Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, left, stop })
+    }
+
+    /// The way to give the running node other keys and tokens.
+    pub fn secrets(&self) -> Secrets {
+        Secrets::new(self.gossip.clone(), self.swarm.clone(), self.gateway.access.clone())
     }
 
     /// Serves until told to stop, then stops every part in order.

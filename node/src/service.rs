@@ -244,7 +244,7 @@ pub trait Files: Send + Sync + 'static {
     /// Hashes everything again, here or everywhere; one at a time.
     fn verify(&self, all: bool) -> Result<VerifyStream, OperatorError>;
     /// The members as this node sees them.
-    fn cluster(&self) -> api::Cluster;
+    async fn cluster(&self) -> api::Cluster;
     /// The ring as this node sees it.
     fn ring(&self) -> api::RingDump;
     /// What this node holds and does.

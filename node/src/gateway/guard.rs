@@ -6,6 +6,7 @@
 //! answered like any other request that is not taken.
 
 use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use warp::http::header::{self, HeaderMap};
 use warp::http::{Method, StatusCode, Uri, Version};
@@ -21,6 +22,28 @@ pub struct Access {
     pub tokens: ApiTokens,
     /// What requests without a token may do.
     pub anonymous: Anonymous,
+}
+
+/// The present [`Access`] of a gateway: changed while it runs; cheap to clone, and all clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Door(Arc<RwLock<Access>>);
+
+impl Door {
+    /// From now on.
+    pub fn set(&self, access: Access) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = access;
+    }
+
+    /// Now.
+    pub fn get(&self) -> RwLockReadGuard<'_, Access> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Access> for Door {
+    fn from(access: Access) -> Self {
+        Self(Arc::new(RwLock::new(access)))
+    }
 }
 
 /// The head of a request and where it arrived.

@@ -255,8 +255,9 @@ impl Files for Service {
         self.verification(all)
     }
 
-    fn cluster(&self) -> api::Cluster {
-        self.cluster.describe(&self.electors.borrow())
+    async fn cluster(&self) -> api::Cluster {
+        let heard = self.cluster.heard_lately().await;
+        self.cluster.describe(&self.electors.borrow(), &heard)
     }
 
     fn ring(&self) -> api::RingDump {

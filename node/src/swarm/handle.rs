@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Lane, Open, OpenError, Protocol};
 use super::driver::Command;
 use super::limits::Limits;
+use super::proof::ClusterKeys;
 use super::transfer::How;
 use super::{MAX_BODY_BYTES, MAX_DOTS, MAX_IDS, Refusal, Service, calls, transfer};
 use crate::throttle::Pace;
@@ -158,6 +159,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     limits: Limits,
     counters: Arc<Counters>,
+    keys: ClusterKeys,
     turns: Mutex<BTreeMap<NodeId, Turns>>,
     stop: CancellationToken,
     driver: OnceLock<tokio::sync::Mutex<Option<JoinHandle<()>>>>,
@@ -189,11 +191,18 @@ impl Handle {
         commands: mpsc::Sender<Command>,
         limits: Limits,
         counters: Arc<Counters>,
+        keys: ClusterKeys,
         stop: CancellationToken,
     ) -> Self {
         let turns = Mutex::default();
         let driver = OnceLock::new();
-        Self { inner: Arc::new(Inner { node, commands, limits, counters, turns, stop, driver }) }
+        Self { inner: Arc::new(Inner { node, commands, limits, counters, keys, turns, stop, driver }) }
+    }
+
+    /// Uses these cluster keys for every connection made from now on: the first is proved, each is
+    /// accepted. Connections that stand go on.
+    pub fn set_cluster_keys(&self, keys: Vec<[u8; 32]>) {
+        self.inner.keys.replace(keys);
     }
 
     pub(super) fn set_driver(&self, driver: JoinHandle<()>) {

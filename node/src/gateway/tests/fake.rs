@@ -307,7 +307,7 @@ impl Files for Fake {
         Ok(Box::pin(stream::iter([progress, api::VerifyLine::Total(total)])))
     }
 
-    fn cluster(&self) -> api::Cluster {
+    async fn cluster(&self) -> api::Cluster {
         let ring = self.ring().ring;
         api::Cluster { members: vec![], ring, roster: None }
     }

@@ -172,7 +172,7 @@ async fn a_giver_cannot_make_us_take_more_less_or_other_than_we_asked() {
             theirs.close().await.expect("it is read");
         };
         let (limits, counters) = (limits(), Counters::default());
-        let (fetched, ()) = tokio::join!(fetch(io, id, &limits, &counters), answering);
+        let (fetched, ()) = tokio::join!(fetch(io, id, None, &limits, &counters), answering);
         let error = fetched.expect_err("it is not the chunk");
         assert!(expected(&error), "case {n}: {error:?}");
     }
