@@ -8,7 +8,7 @@
 //! | [`accept`] | connections: deadlines, cap, graceful end |
 //! | [`guard`] | who may ask at all: hosts, origins, tokens |
 //! | [`route`] | which path is what |
-//! | [`files`], [`multipart`], [`chunks`], [`cluster`], [`events`], [`page`] | the calls |
+//! | [`files`], [`multipart`], [`chunks`], [`cluster`], [`operations`], [`events`], [`page`] | the calls |
 //! | [`body`], [`headers`], [`names`] | what requests are made of |
 //! | [`error`] | what went wrong, as problems |
 //! | [`metrics`] | counting |
@@ -28,6 +28,7 @@ mod headers;
 mod metrics;
 mod multipart;
 mod names;
+mod operations;
 mod page;
 mod route;
 #[cfg(test)]
@@ -333,6 +334,13 @@ fn routes(shared: &Arc<Shared>) -> BoxedFilter<(Response,)> {
         on(shared, Route::Ring, &[Method::GET, Method::HEAD], cluster::ring),
         on(shared, Route::Status, &[Method::GET, Method::HEAD], cluster::status),
         on(shared, Route::Events, &[Method::GET], events::follow),
+        on(shared, Route::Health, &[Method::GET, Method::HEAD], operations::health),
+        on(shared, Route::Locate, &[Method::GET, Method::HEAD], operations::locate),
+        on(shared, Route::Verify, &[Method::GET], operations::verify),
+        on(shared, Route::Scrub, &[Method::POST], operations::scrub),
+        on(shared, Route::Repair, &[Method::POST], operations::repair),
+        on(shared, Route::Leave, &[Method::POST], operations::leave),
+        on(shared, Route::Forget, &[Method::POST], operations::forget),
         on(shared, Route::Metrics, &[Method::GET, Method::HEAD], cluster::metrics),
         on(shared, Route::Healthz, &[Method::GET, Method::HEAD], cluster::healthz),
         on(shared, Route::Readyz, &[Method::GET, Method::HEAD], cluster::readyz),

@@ -39,6 +39,7 @@ use crate::replication::sender::Sender;
 use crate::service::cluster::ClusterService;
 use crate::service::files::{Parts, Service};
 use crate::service::healing::Healing;
+use crate::service::operations::{self, Operator};
 use crate::store::{self, Store};
 use crate::swarm;
 use crate::tasks::Tasks;
@@ -248,6 +249,14 @@ impl Node {
             }
             .run(),
         );
+        let operator = Operator::new(operations::Parts {
+            me: id,
+            healing: Healing::new(healer.clone(), store.clone(), catalog.clone(), electors.clone()),
+            store: store.clone(),
+            swarm: swarm.clone(),
+            view: view.clone(),
+            electors: electors.clone(),
+        });
         tasks.spawn_vital(
             "inbound",
             roads::inbound(
@@ -256,9 +265,11 @@ impl Node {
                 catalog.clone(),
                 healer.clone(),
                 store.clone(),
+                operator.clone(),
                 tasks.clone(),
             ),
         );
+        tasks.spawn_vital("health", operator.clone().watch(events.clone(), tasks.stop().clone()));
         let loads = roads::loads(
             id,
             store.clone(),
@@ -323,14 +334,13 @@ impl Node {
 
         let chunk_size =
             ChunkSize::from_bytes(config.storage.chunk_size).map_err(|e| anyhow!("CHUNK_SIZE_MB: {e}"))?;
-        let healing = Healing::new(healer, store.clone(), catalog.clone(), electors.clone());
         let service = Service::new(Parts {
-            healing,
             store: store.clone(),
             catalog,
             chunks,
             electors,
             cluster,
+            operator,
             chunk_size,
             tasks: tasks.clone(),
             events,

@@ -1,8 +1,8 @@
 //! Who may ask at all: foreign hosts, foreign pages, missing tokens.
 //!
 //! Checked before routing, in this order: size of the head (431), `Host` (421: DNS rebinding),
-//! `Origin` (403: pages of others), token (401), `Kepler-Client` on POST without a token (403: a
-//! foreign page can send a simple POST, but no header of its own). There is no CORS: a preflight is
+//! `Origin` (403: pages of others), token (401), `Kepler-Client` on POST and on costly reads without a
+//! token (403: a foreign page can send a simple request, but no header of its own). There is no CORS: a preflight is
 //! answered like any other request that is not taken.
 
 use std::net::IpAddr;
@@ -128,7 +128,8 @@ fn token(head: &Head<'_>, access: &Access) -> Result<(), Failure> {
     if head.route.is_some_and(Route::is_public) {
         return Ok(());
     }
-    let reads = matches!(*head.method, Method::GET | Method::HEAD);
+    let costly = head.route.is_some_and(Route::is_costly);
+    let reads = matches!(*head.method, Method::GET | Method::HEAD) && !costly;
     let mut authorizations = head.headers.get_all(header::AUTHORIZATION).iter();
     let first = authorizations.next();
     if !access.tokens.is_empty() && first.is_some() {
@@ -151,12 +152,12 @@ fn token(head: &Head<'_>, access: &Access) -> Result<(), Failure> {
         };
         return Err(unauthorized(why, "Bearer realm=\"kepler\""));
     }
-    if *head.method == Method::POST && !head.headers.contains_key("kepler-client") {
+    if (*head.method == Method::POST || costly) && !head.headers.contains_key("kepler-client") {
         return Err(Failure::new(
             StatusCode::FORBIDDEN,
             "client-header-missing",
             "Client header missing",
-            "a POST without a token needs a Kepler-Client header of any value, which no foreign page can send",
+            "without a token this call needs a Kepler-Client header of any value, which no foreign page can send",
         ));
     }
     Ok(())

@@ -14,6 +14,7 @@ use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
 use kepler_protocol::view::{State, View};
 use kepler_protocol::wire::load::Load;
+use kepler_protocol::wire::operations::Question;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -24,6 +25,7 @@ use crate::replication::catalog::CatalogHandle;
 use crate::replication::electorate::Electors;
 use crate::replication::healer;
 use crate::service::cluster::ClusterService;
+use crate::service::operations::Operator;
 use crate::service::unix_millis;
 use crate::store::{self, Resident, Store};
 use crate::swarm::{self, Inbound, Refusal};
@@ -279,6 +281,7 @@ pub(super) async fn inbound(
     catalog: CatalogHandle,
     healer: healer::Handle,
     store: Store,
+    operator: Operator,
     tasks: Tasks,
 ) {
     let stop = tasks.stop().clone();
@@ -294,6 +297,19 @@ pub(super) async fn inbound(
             }
             swarm::Service::Catalog => catalog.inbound(call).await,
             swarm::Service::Replicator => healer.inbound(call),
+            swarm::Service::Operations => {
+                let operator = operator.clone();
+                tasks.spawn(async move {
+                    let Ok(question) = minicbor::decode::<Question>(&call.body) else {
+                        debug!(peer = %call.from.node, "a question that is not known");
+                        return;
+                    };
+                    if let Some(answer) = operator.answer(question).await {
+                        let answer = minicbor::to_vec(&answer).expect("an answer of ours encodes");
+                        call.reply.send(answer.into());
+                    }
+                });
+            }
             swarm::Service::Load => {
                 let store = store.clone();
                 tasks.spawn(async move {

@@ -35,12 +35,13 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Transfer,
         Self::Call(Service::Catalog),
         Self::Call(Service::Gossip),
         Self::Call(Service::Load),
         Self::Call(Service::Replicator),
+        Self::Call(Service::Operations),
         Self::Ping,
     ];
 }
@@ -53,6 +54,7 @@ impl AsRef<str> for Protocol {
             Self::Call(Service::Gossip) => "/kepler/gossip/1",
             Self::Call(Service::Load) => "/kepler/load/1",
             Self::Call(Service::Replicator) => "/kepler/replicator/1",
+            Self::Call(Service::Operations) => "/kepler/operations/1",
             Self::Ping => "/kepler/ping/1",
         }
     }

@@ -16,7 +16,7 @@ pub enum HealthStatus {
     Ok,
     /// Something is away or behind; nothing is lost by one more failure.
     Degraded,
-    /// One more failure may lose data or stop writes.
+    /// One more failure may lose data.
     AtRisk,
     /// Some data cannot be read or some names cannot be written now.
     Unavailable,
@@ -207,36 +207,32 @@ pub enum Action {
 }
 
 /// `POST /v1/scrub`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cbor(map)]
 pub struct ScrubRequest {
     /// What to do.
-    #[n(0)]
     pub action: Action,
     /// On every member that answers, not only on the answering node.
-    #[n(1)]
     #[serde(default)]
     pub all: bool,
 }
 
 /// `POST /v1/repair`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cbor(map)]
 pub struct RepairRequest {
     /// What to do.
-    #[n(0)]
     pub action: Action,
-    /// The new cap on background traffic in MB/s, 1 to 1,000,000; until the node's next start.
-    #[n(1)]
+    /// The new cap on background traffic in MB/s, [`BANDWIDTH_MBPS`]; until the node's next start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bandwidth_mbps: Option<u64>,
+    pub bandwidth_mbps: Option<f64>,
     /// On every member that answers, not only on the answering node.
-    #[n(2)]
     #[serde(default)]
     pub all: bool,
 }
+
+/// The caps that may be asked for, in MB/s.
+pub const BANDWIDTH_MBPS: std::ops::RangeInclusive<f64> = 0.1..=1_000_000.0;
 
 /// The answer to an operator's verb, 202: it is begun, not done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -580,7 +580,10 @@ impl Node {
                     room.stored.push(version);
                 }
             }
-            replica::Output::Roster(_) | replica::Output::Ready(_) | replica::Output::Refused(_) => {}
+            replica::Output::Roster(_)
+            | replica::Output::Ready(_)
+            | replica::Output::Refused(_)
+            | replica::Output::Forgotten { .. } => {}
         }
     }
 
