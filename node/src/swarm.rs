@@ -173,10 +173,10 @@ pub enum Service {
     Gossip,
     /// `/kepler/load/1`: what the node stores, for people.
     Load,
-    /// `/kepler/operations/1`: health, and what an operator asks of all nodes through one.
-    Operations,
     /// `/kepler/replicator/1`: who lacks which chunks, receipts for copies.
     Replicator,
+    /// `/kepler/operations/1`: health, and what an operator asks of all nodes through one.
+    Operations,
 }
 
 /// The other end of a connection: a member that proved its identity key and the cluster key.

@@ -296,6 +296,7 @@ pub(super) async fn inbound(
                 });
             }
             swarm::Service::Catalog => catalog.inbound(call).await,
+            swarm::Service::Replicator => healer.inbound(call),
             swarm::Service::Operations => {
                 let operator = operator.clone();
                 tasks.spawn(async move {
@@ -309,7 +310,6 @@ pub(super) async fn inbound(
                     }
                 });
             }
-            swarm::Service::Replicator => healer.inbound(call),
             swarm::Service::Load => {
                 let store = store.clone();
                 tasks.spawn(async move {

@@ -14,7 +14,6 @@ use kepler_protocol::version::{Dot, Version};
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::cluster::ClusterService;
-use super::healing::Healing;
 use super::operations::Operator;
 use super::refusal::refused;
 use super::{
@@ -103,11 +102,6 @@ impl Service {
             events,
             queue_grew,
         }
-    }
-
-    /// Health and steering of this node's healing.
-    pub fn healing(&self) -> &Healing {
-        self.operator.healing()
     }
 
     /// Refuses listings while this node is not ready: what it knows may be behind. Reads of names need

@@ -40,8 +40,8 @@ impl Protocol {
         Self::Call(Service::Catalog),
         Self::Call(Service::Gossip),
         Self::Call(Service::Load),
-        Self::Call(Service::Operations),
         Self::Call(Service::Replicator),
+        Self::Call(Service::Operations),
         Self::Ping,
     ];
 }
@@ -53,8 +53,8 @@ impl AsRef<str> for Protocol {
             Self::Call(Service::Catalog) => "/kepler/catalog/1",
             Self::Call(Service::Gossip) => "/kepler/gossip/1",
             Self::Call(Service::Load) => "/kepler/load/1",
-            Self::Call(Service::Operations) => "/kepler/operations/1",
             Self::Call(Service::Replicator) => "/kepler/replicator/1",
+            Self::Call(Service::Operations) => "/kepler/operations/1",
             Self::Ping => "/kepler/ping/1",
         }
     }
