@@ -146,6 +146,12 @@ pub struct Faults {
     pub healer_not_replaced: bool,
     /// Chunks whose references have all ended are offered like any other.
     pub offers_the_dead: bool,
+    /// In the store: promises are kept in memory only.
+    pub promise_not_durable: bool,
+    /// In the store: time in which no process ran counts as grace.
+    pub downtime_counts: bool,
+    /// In the store: a chunk that is here already is a hit that records no reference.
+    pub hit_without_reference: bool,
 }
 
 /// How long a question may take.
@@ -172,10 +178,21 @@ enum Call {
     Send(ChunkId, NodeId),
     Fetch(ChunkId),
     Release(ChunkId),
+    Known(Vec<ChunkId>),
     Collect,
     Scrub,
     Look(u64, Vec<Item>),
     Promise(u64),
+}
+
+/// The chunks that are being collected.
+#[derive(Debug)]
+enum Collecting {
+    Nothing,
+    /// So many owners are still to say whether they know of a reference that this node does not.
+    Asking(BTreeSet<ChunkId>, usize),
+    /// The store decides.
+    Deciding,
 }
 
 /// What a pass over the disk has counted.
@@ -202,7 +219,7 @@ pub struct Replicator {
     ready: bool,
     paused: bool,
     collectable: VecDeque<ChunkId>,
-    collecting: bool,
+    collecting: Collecting,
     counting: Counts,
     counted: Counts,
     /// [`Event::Drained`] was told.
@@ -231,7 +248,7 @@ impl Replicator {
             ready: false,
             paused: false,
             collectable: VecDeque::new(),
-            collecting: false,
+            collecting: Collecting::Nothing,
             counting: Counts::default(),
             counted: Counts::default(),
             drained: false,
@@ -400,7 +417,8 @@ impl Replicator {
                 let id = self.id(Call::Fetch(chunk));
                 self.actions.push_back(Action::Fetch { id, chunk, from });
             }
-            if !self.breaker() || self.config.faults.breaker_ignored {
+            let may = self.ready || self.config.faults.collect_when_cut_off;
+            if may && (!self.breaker() || self.config.faults.breaker_ignored) {
                 self.delete();
             }
         }
@@ -422,11 +440,53 @@ impl Replicator {
             let id = self.id(Call::References(chunk));
             self.actions.push_back(Action::References { id, chunk });
         }
-        let may = self.ready || self.config.faults.collect_when_cut_off;
-        if may && !self.collecting && !self.collectable.is_empty() {
-            self.collecting = true;
-            let some = self.collectable.len().min(COLLECT);
-            let chunks = self.collectable.drain(..some).collect();
+        if matches!(self.collecting, Collecting::Nothing) && !self.collectable.is_empty() {
+            self.collect();
+        }
+    }
+
+    /// Asks the other owners first: a reference that this node missed may be on its way to it.
+    fn collect(&mut self) {
+        let some = self.collectable.len().min(COLLECT);
+        let chunks: BTreeSet<ChunkId> = self.collectable.drain(..some).collect();
+        let mut questions: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
+        for chunk in &chunks {
+            for owner in self.placement.owners(chunk) {
+                if self.placement.is_reachable(&owner) {
+                    questions.entry(owner).or_default().push(*chunk);
+                }
+            }
+        }
+        self.collecting = Collecting::Asking(chunks, questions.len());
+        for (owner, chunks) in questions {
+            let items = chunks.iter().map(|chunk| Item { chunk: *chunk, references: 0 }).collect();
+            self.ask(owner, Question::Held(Held { chunks: items }), DEADLINE, Call::Known(chunks));
+        }
+        self.collect_asked();
+    }
+
+    /// An owner said what it has, or nothing: what it knows a reference to stays.
+    fn known(&mut self, asked: &[ChunkId], answer: Option<Answer>) {
+        let Collecting::Asking(chunks, outstanding) = &mut self.collecting else { return };
+        *outstanding -= 1;
+        match answer {
+            Some(Answer::Holds(holds)) if holds.len() == asked.len() => {
+                let referred = asked.iter().zip(holds).filter(|(_, holds)| *holds == Holds::Other);
+                for (chunk, _) in referred {
+                    chunks.remove(chunk);
+                }
+            }
+            _ => chunks.retain(|chunk| !asked.contains(chunk)),
+        }
+        self.collect_asked();
+    }
+
+    fn collect_asked(&mut self) {
+        let Collecting::Asking(chunks, 0) = &mut self.collecting else { return };
+        let chunks: Vec<ChunkId> = std::mem::take(chunks).into_iter().collect();
+        self.collecting = Collecting::Nothing;
+        if !chunks.is_empty() {
+            self.collecting = Collecting::Deciding;
             let id = self.id(Call::Collect);
             self.actions.push_back(Action::Collect { id, chunks });
         }
@@ -500,6 +560,10 @@ impl Replicator {
         }
         // What nothing refers to is not spread any more: else two collectors hand it to each other.
         if !kept && !self.config.faults.offers_the_dead {
+            // The owners may know of a reference that was never told here: then it is superfluous.
+            if !mine {
+                self.surplus(now, holding, note);
+            }
             return;
         }
         self.counting.kept += 1;
@@ -650,6 +714,7 @@ impl Replicator {
                     self.actions.push_back(Action::Release { id, claim });
                 }
             }
+            (Some(Call::Known(asked)), answer) => self.known(&asked, answer),
             (Some(other), _) => {
                 // Not a question's id: the executor is confused, the action is still awaited.
                 self.calls.insert(id, other);
@@ -752,7 +817,7 @@ impl Replicator {
                 }
             }
             (Call::Collect, Done::Collected { chunks, bytes }) => {
-                self.collecting = false;
+                self.collecting = Collecting::Nothing;
                 if chunks > 0 {
                     self.events.push_back(Event::Collected { chunks, bytes });
                 }
