@@ -173,20 +173,27 @@ pub(crate) fn is_same(layout: &Layout, chunk: &Chunk) -> io::Result<bool> {
 
 /// Sets a chunk's file aside as evidence; does nothing where there is none.
 pub(crate) fn quarantine(layout: &Layout, id: ChunkId) -> io::Result<bool> {
-    let from = layout.chunk(&id);
-    for number in 0..u32::MAX {
-        let to = layout.quarantine().join(format!("{id}.{number}"));
-        if to.exists() {
-            continue;
-        }
-        match fs::rename(&from, &to) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
-        }
-        sync_folder(&layout.quarantine())?;
-        sync_folder(&layout.folder(&id))?;
-        return Ok(true);
+    match fs::rename(layout.chunk(&id), free_in_quarantine(layout, id)?) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
     }
-    Err(io::Error::other("the quarantine is full"))
+    sync_folder(&layout.quarantine())?;
+    sync_folder(&layout.folder(&id))?;
+    Ok(true)
+}
+
+/// Writes what a chunk without a file had for its bytes into the quarantine.
+pub(crate) fn quarantine_bytes(layout: &Layout, id: ChunkId, bytes: &[u8]) -> io::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(free_in_quarantine(layout, id)?)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    sync_folder(&layout.quarantine())
+}
+
+/// A name that nothing in the quarantine has.
+fn free_in_quarantine(layout: &Layout, id: ChunkId) -> io::Result<PathBuf> {
+    let mut names = (0..u32::MAX).map(|number| layout.quarantine().join(format!("{id}.{number}")));
+    names.find(|path| !path.exists()).ok_or_else(|| io::Error::other("the quarantine is full"))
 }

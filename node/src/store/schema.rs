@@ -77,6 +77,11 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (chunk_id, target_node_id, dot)
     ) WITHOUT ROWID;
     CREATE INDEX queue_by_dot ON replication_queue_dots (dot);
+", "
+    -- Bytes of chunks too small for a file of their own, in the order in which they came, so that new ones
+    -- are appended. `chunks.packed` says which row has a chunk's bytes; null where it has a file.
+    CREATE TABLE packed_chunks (number INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
+    ALTER TABLE chunks ADD COLUMN packed INTEGER;
 "];
 
 /// The newest schema this version knows.
