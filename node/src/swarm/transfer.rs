@@ -70,11 +70,17 @@ pub(super) struct Adopt {
 #[cbor(map)]
 pub(super) struct Offer {
     #[n(0)]
-    id: ChunkId,
+    pub id: ChunkId,
     #[n(1)]
-    size: u64,
+    pub size: u64,
     #[n(2)]
-    dots: Vec<Dot>,
+    pub dots: Vec<Dot>,
+}
+
+impl Offer {
+    pub(super) fn new(chunk: &Chunk, dots: &[Dot]) -> Self {
+        Self { id: chunk.id(), size: chunk.bytes().len() as u64, dots: dots.to_vec() }
+    }
 }
 
 /// A chunk that the opener would have.
@@ -191,8 +197,7 @@ pub(super) async fn push<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let size = chunk.bytes().len() as u64;
-    let offer = Request::Push(Offer { id: chunk.id(), size, dots: dots.to_vec() });
+    let offer = Request::Push(Offer::new(chunk, dots));
     within(limits.stall, write_message(&mut io, &offer)).await?;
     let patience = limits.slot_wait + limits.answer;
     match within(patience, read_message(&mut io, MAX_REPLY_BYTES)).await? {
