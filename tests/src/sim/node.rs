@@ -342,14 +342,8 @@ pub struct Node {
     outputs: VecDeque<Output<Node>>,
 }
 
-fn minicbor_bytes<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
-    minicbor::to_vec(message).expect("encoding to memory does not fail")
-}
-
-/// What one replica sends another takes: anything else is a bug that a run should end with.
-fn parse<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> T {
-    minicbor::decode(bytes).expect("a replica sends what a replica takes")
-}
+/// Anything else is a bug that a run should end with.
+const SOUND: &str = "a replica sends what a replica takes";
 
 fn id16(seed: u64, part: &str, index: u64) -> [u8; 16] {
     let mut id = [0; 16];
@@ -572,7 +566,7 @@ impl Node {
                         }
                     }
                     Question::Replica(key, bytes) => {
-                        let request = parse::<Request>(&bytes);
+                        let request = Request::from_bytes(&bytes).expect(SOUND);
                         let from = Peer { node, key };
                         let input = replica::Input::Request { from, token, request };
                         self.replica.handle(&mut room.db, now, input)?;
@@ -585,7 +579,7 @@ impl Node {
                     Some(Sent::Replica(id)) => {
                         let id = *id;
                         let result = match response {
-                            Some(Reply::Replica(bytes)) => Ok(parse::<Response>(&bytes)),
+                            Some(Reply::Replica(bytes)) => Ok(Response::from_bytes(&bytes).expect(SOUND)),
                             _ => Err(Unreachable),
                         };
                         let input = replica::Input::Response { id, from: node, result };
@@ -730,11 +724,11 @@ impl Node {
                 }
             }
             replica::Output::Request { to, id, request, deadline } => {
-                let question = Question::Replica(self.key, minicbor_bytes(&request));
+                let question = Question::Replica(self.key, request.to_bytes());
                 self.request(to, question, clocks.now + deadline, Sent::Replica(id));
             }
             replica::Output::Response { token, response } => {
-                let response = Reply::Replica(minicbor_bytes(&response));
+                let response = Reply::Replica(response.to_bytes());
                 self.outputs.push_back(Output::Response { token, response });
             }
             replica::Output::Announce(announcement) => self.swim.set_announcement(announcement),

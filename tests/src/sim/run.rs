@@ -174,7 +174,7 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long after that a node may refuse writes: a member that missed a rumour learns of it from a
 /// full-state exchange, which comes every 30 s.
-const WRITES_WITHIN: Duration = Duration::from_secs(40);
+const WRITES_WITHIN: Duration = Duration::from_secs(15);
 
 /// How long catalogs may differ once everything is healed and all are ready.
 const EQUAL_WITHIN: Duration = Duration::from_secs(30);
