@@ -1,0 +1,11 @@
+import adapter from '@sveltejs/adapter-static';
+
+/** @type {import('@sveltejs/kit').Config} */
+export default {
+	compilerOptions: { runes: true },
+	kit: {
+		adapter: adapter({ pages: 'build', assets: 'build', fallback: 'index.html', precompress: false }),
+		// The node serves from its root; a new build is noticed by the file names, not by polling.
+		version: { name: '1', pollInterval: 0 }
+	}
+};
