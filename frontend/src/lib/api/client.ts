@@ -183,10 +183,14 @@ export async function tokenWorks(): Promise<boolean> {
 	}
 }
 
-/** Counters of the node, summed over their labels. */
-export async function counters(names: string[], signal?: AbortSignal): Promise<Record<string, number>> {
-	const body = await (await request('/metrics', { signal })).text();
-	return readCounters(body, names);
+/** Counters of the node, summed over their labels, and what its clock says. */
+export async function counters(
+	names: string[],
+	signal?: AbortSignal
+): Promise<{ counters: Record<string, number>; date: number | null }> {
+	const response = await request('/metrics', { signal });
+	const date = Date.parse(response.headers.get('Date') ?? '');
+	return { counters: readCounters(await response.text(), names), date: Number.isFinite(date) ? date : null };
 }
 
 /** Reads Prometheus text; exported for its test. */

@@ -83,20 +83,22 @@ export function weave(tokens: { token: string; node: string }[], bins = 1440): M
 	if (tokens.length === 0) return arcs;
 	const turns = tokens.map((t) => turnOfToken(t.token));
 	let next = 0;
-	let last: { node: string; arc: Arc } | null = null;
+	let lastNode: string | null = null;
+	let lastArc: Arc = { from: 0, to: 0 };
 	for (let bin = 0; bin < bins; bin += 1) {
 		const middle = (bin + 0.5) / bins;
 		while (next < turns.length && (turns[next] ?? 0) < middle) next += 1;
 		const node = (tokens[next] ?? tokens[0])?.node ?? '';
-		if (last?.node === node) {
-			last.arc.to = (bin + 1) / bins;
+		if (lastNode === node) {
+			lastArc.to = (bin + 1) / bins;
 			continue;
 		}
-		const arc = { from: bin / bins, to: (bin + 1) / bins };
+		const arc: Arc = { from: bin / bins, to: (bin + 1) / bins };
 		const own = arcs.get(node);
 		if (own) own.push(arc);
 		else arcs.set(node, [arc]);
-		last = { node, arc };
+		lastNode = node;
+		lastArc = arc;
 	}
 	return arcs;
 }
