@@ -25,6 +25,15 @@ html = html.replace(whole, () => `<script src="/_app/immutable/boot.${hash}.js">
 if (/\sstyle=|\son\w+=/.test(html)) throw new Error('index.html has inline styles or handlers');
 writeFileSync(page, html);
 
+// Inline styles are allowed by their hash alone: one that is not the router's would not be applied.
+const bundle = readdirSync(join(BUILD, '_app/immutable')).find((name) => /^bundle.*\.js$/.test(name));
+const styles = readFileSync(join(BUILD, '_app/immutable', bundle ?? ''), 'utf8').matchAll(/[^:\w]style="([^"]*)"/g);
+const policy = readFileSync(new URL('../../node/src/gateway/assets.rs', import.meta.url), 'utf8');
+for (const [, style = ''] of styles) {
+	const allowed = `sha256-${createHash('sha256').update(style).digest('base64')}`;
+	if (!policy.includes(allowed)) throw new Error(`the node's policy does not allow style="${style}": ${allowed}`);
+}
+
 /** @param {string} folder @returns {string[]} */
 const walk = (folder) =>
 	readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>

@@ -1,5 +1,5 @@
 /** Every call of the HTTP API that this app makes, by name. */
-import { currentToken, json, request, ApiError } from './http';
+import { ApiError, currentToken, json, ownBytes, readOwn, request } from './http';
 import {
 	Accepted,
 	Cluster,
@@ -187,10 +187,12 @@ export async function tokenWorks(): Promise<boolean> {
 export async function counters(
 	names: string[],
 	signal?: AbortSignal
-): Promise<{ counters: Record<string, number>; date: number | null }> {
+): Promise<{ counters: Record<string, number>; date: number | null; own: number }> {
+	// What this answer itself weighs is counted by the next.
+	const own = ownBytes();
 	const response = await request('/metrics', { signal });
 	const date = Date.parse(response.headers.get('Date') ?? '');
-	return { counters: readCounters(await response.text(), names), date: Number.isFinite(date) ? date : null };
+	return { counters: readCounters(await readOwn(response), names), date: Number.isFinite(date) ? date : null, own };
 }
 
 /** Reads Prometheus text; exported for its test. */

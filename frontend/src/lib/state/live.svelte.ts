@@ -130,6 +130,8 @@ class Live {
 						this.lostAt = null;
 						void this.refresh();
 						void this.#poll();
+						// A rate is there with the second measurement.
+						setTimeout(() => void this.#poll(), 1_000);
 					},
 					(event) => this.#take(event),
 					signal
@@ -209,17 +211,19 @@ class Live {
 	async #poll(): Promise<void> {
 		try {
 			const names = ['kepler_http_received_bytes_total', 'kepler_http_sent_bytes_total'];
-			const [{ counters, date }] = await Promise.all([api.counters(names), this.refresh()]);
+			const [{ counters, date, own }] = await Promise.all([api.counters(names), this.refresh()]);
 			const at = Date.now();
 			// The header has whole seconds, cut off: half of one is added.
 			if (date !== null) this.offset = (date + 500 - at) / 1000;
-			const [received, sent] = names.map((name) => counters[name] ?? 0) as [number, number];
+			const received = counters[names[0] ?? ''] ?? 0;
+			// This page asks every few seconds how things are: that is no throughput.
+			const sent = (counters[names[1] ?? ''] ?? 0) - own;
 			const before = this.#counters;
 			this.#counters = { at, received, sent };
-			if (before && at > before.at && received >= before.received && sent >= before.sent) {
+			if (before && at > before.at && received >= before.received) {
 				const seconds = (at - before.at) / 1000;
 				this.received = (received - before.received) / seconds;
-				this.sent = (sent - before.sent) / seconds;
+				this.sent = Math.max(0, (sent - before.sent) / seconds);
 			}
 			activity.measure({
 				at,
