@@ -24,6 +24,7 @@ export async function open(browser, url, options = {}) {
 		...options
 	});
 	const page = await context.newPage();
+	page.setDefaultTimeout(20_000);
 	page.complaints = [];
 	page.requests = [];
 	page.on('console', (message) => {
