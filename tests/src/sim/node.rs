@@ -33,13 +33,13 @@ use kepler_protocol::version::{Content, Dot, Version, head};
 use kepler_protocol::view::{Metadata, View};
 use kepler_protocol::wire::seal::KeyRing;
 
+use super::client::shared_of;
 use super::clock_heap::Trace;
 use super::disk::{Data, Disk};
 use super::network::Place;
-use super::client::shared_of;
 use super::process::{Answer, Ask, Broken, Clocks, Deleted, Durable, Input, Output, Process, Seat};
-use healing::{CHUNK_BYTES, Healing, Witness};
 use super::rng;
+use healing::{CHUNK_BYTES, Healing, Witness};
 
 /// How a cluster is set up, and which bugs are planted in it.
 #[derive(Clone, Copy, Debug)]
@@ -157,11 +157,13 @@ impl Durable for Room {
     fn back_up(&mut self) {
         self.backup = self.db.clone();
         self.backup_shelf = self.shelf.clone();
+        self.witness.back_up();
     }
 
     fn restore(&mut self) {
         self.db = std::mem::take(&mut self.backup);
         self.shelf = std::mem::take(&mut self.backup_shelf);
+        self.witness.restore();
     }
 
     fn lose_database(&mut self) {

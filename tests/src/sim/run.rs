@@ -421,8 +421,13 @@ impl<P: Process> Run<P> {
                 if !process.keeps(&node.durable, &chunk) {
                     return Some(format!("nothing refers to {chunk}, which stays on {}", node.id));
                 }
-                if !owners(&chunk)?.contains(&place) {
+                let owners = owners(&chunk)?;
+                if !owners.contains(&place) {
                     return Some(format!("{chunk} stays on {}, which does not own it", node.id));
+                }
+                let lacks = |owner: &&Place| !nodes[**owner].durable.holds(&chunk);
+                if let Some(owner) = owners.iter().find(lacks).filter(|_| node.durable.holds(&chunk)) {
+                    return Some(format!("{chunk} is on {}, and n{owner} lacks it", node.id));
                 }
             }
         }
@@ -466,7 +471,8 @@ impl<P: Process> Run<P> {
                 let majority = replicas / 2 + 1;
                 let had = self.lost.len();
                 if others.len() + had < majority {
-                    broken.push(("I7", format!("{id} collected {chunk} with copies on {others:?}, for {dot}")));
+                    broken
+                        .push(("I7", format!("{id} collected {chunk} with copies on {others:?}, for {dot}")));
                 }
             } else if !collected && dots.contains(&dot) && referring < *replicas {
                 broken.push(("I7", format!("{id} released {chunk} and left {dot} to {referring}")));

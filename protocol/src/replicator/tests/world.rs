@@ -58,6 +58,10 @@ pub struct World {
     pub roster: Roster,
     pub config: fn(NodeId) -> Config,
     pub loss: f64,
+    /// Questions for receipts take up to 15 s, and files are unlinked up to two after they were marked.
+    pub slow: bool,
+    /// Sends nothing, and does not say so.
+    pub stalled: Option<usize>,
     /// By dot: what became of it; and which chunks it keeps.
     pub fates: BTreeMap<Dot, Fate>,
     pub chunks: BTreeMap<Dot, Vec<ChunkId>>,
@@ -97,11 +101,8 @@ impl World {
             zone: None,
             capacity: 1 << 30,
         };
-        let constants = Constants {
-            cluster: ClusterId([1; 16]),
-            reference_capacity: 1 << 30,
-            replication_factor: 3,
-        };
+        let constants =
+            Constants { cluster: ClusterId([1; 16]), reference_capacity: 1 << 30, replication_factor: 3 };
         let members = ids.iter().enumerate().map(|(i, id)| (*id, entry(i))).collect();
         let nodes = ids.iter().map(|id| Node {
             id: *id,
@@ -125,6 +126,8 @@ impl World {
             roster: Roster { number: 1, constants, members },
             config: quick,
             loss: 0.0,
+            slow: false,
+            stalled: None,
             fates: BTreeMap::new(),
             chunks: BTreeMap::new(),
             sent: 0,
@@ -180,6 +183,14 @@ impl World {
         (node.machine, node.wake, node.died) = (None, None, self.now);
         node.open.clear();
         self.rumour(at, State::Dead);
+    }
+
+    /// Killed and started at once, so that nobody notices.
+    pub fn restart(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        (node.machine, node.wake, node.died) = (None, None, self.now);
+        node.open.clear();
+        self.start(at);
     }
 
     /// The others learn of a state, each at its own time.
@@ -245,32 +256,40 @@ impl World {
     /// What needs this copy: a reference recorded with it, or one that too few others have recorded.
     fn needed(&self, at: usize, chunk: &ChunkId) -> Option<Dot> {
         let holders = self.holders(chunk);
-        let has = |at: usize, dot: &Dot| {
-            self.nodes[at].shelf.row(chunk).is_some_and(|row| row.dots.contains(dot))
-        };
+        let has =
+            |at: usize, dot: &Dot| self.nodes[at].shelf.row(chunk).is_some_and(|row| row.dots.contains(dot));
         let needs = |dot: &&Dot| {
             let elsewhere = holders.iter().filter(|other| **other != at && has(**other, dot)).count();
             let majority = self.roster.replicas() / 2 + 1;
             self.is_live(dot) && (has(at, dot) || elsewhere < majority)
         };
-        self.chunks.iter().filter(|(_, chunks)| chunks.contains(chunk)).map(|(dot, _)| dot).find(needs).copied()
+        self.chunks
+            .iter()
+            .filter(|(_, chunks)| chunks.contains(chunk))
+            .map(|(dot, _)| dot)
+            .find(needs)
+            .copied()
     }
 
     /// Nodes with a whole copy that is not on its way out.
     pub fn holders(&self, chunk: &ChunkId) -> BTreeSet<usize> {
-        let whole = |node: &Node| {
-            node.shelf.has(chunk) && node.files.contains(chunk) && !node.rotten.contains(chunk)
-        };
+        let whole =
+            |node: &Node| node.shelf.has(chunk) && node.files.contains(chunk) && !node.rotten.contains(chunk);
         (0..self.nodes.len()).filter(|at| whole(&self.nodes[*at])).collect()
     }
 
     /// Who should hold a chunk, as whoever knows all would say.
     pub fn owners(&self, chunk: &ChunkId) -> BTreeSet<usize> {
-        let members = self.roster.members.keys().map(|id| self.nodes.iter().position(|n| n.id == *id).unwrap());
+        let members =
+            self.roster.members.keys().map(|id| self.nodes.iter().position(|n| n.id == *id).unwrap());
         let on: Vec<usize> = members.filter(|at| self.is_up(*at)).collect();
         let ring = crate::ring::Ring::build(
             1 << 30,
-            on.iter().map(|at| crate::ring::Weighted { id: self.nodes[*at].id, zone: None, capacity: 1 << 30 }),
+            on.iter().map(|at| crate::ring::Weighted {
+                id: self.nodes[*at].id,
+                zone: None,
+                capacity: 1 << 30,
+            }),
         );
         let owners = ring.owners(chunk.key(), self.roster.replicas());
         owners.iter().map(|id| self.nodes.iter().position(|n| n.id == *id).unwrap()).collect()
@@ -370,7 +389,8 @@ impl World {
                 let input = Input::Answer { id, result: Err(Unreachable) };
                 self.after(deadline, Event::Input { to: at, run, input });
                 if self.random.f64() >= self.loss {
-                    let time = self.some(1, 40);
+                    let slow = self.slow && matches!(question, Question::Vouch(_));
+                    let time = self.some(1, if slow { 15_000 } else { 40 });
                     self.after(time, Event::Ask { from: at, run, id, to, question });
                 }
                 return;
@@ -398,6 +418,7 @@ impl World {
             Action::References { id, chunk } => {
                 (id, Done::References(node.shelf.references(&worth, &chunk)), 2)
             }
+            Action::Send { .. } if self.stalled == Some(at) => return,
             Action::Send { id, chunk, to, .. } => {
                 let row = node.shelf.row(&chunk).filter(|row| !row.gone).cloned();
                 match row.filter(|_| node.files.contains(&chunk) && !node.rotten.contains(&chunk)) {
@@ -433,7 +454,7 @@ impl World {
                     }
                     self.carried(at, &claim.chunk);
                     let done = Some((id, Done::Released(Ok(bytes))));
-                    let time = self.some(0, 60);
+                    let time = self.some(0, if self.slow { 2000 } else { 60 });
                     self.after(time, Event::Unlink { at, run, chunk, done });
                     return;
                 }
@@ -492,7 +513,8 @@ impl World {
             Event::Arrive { from, run, id, to, chunk, dots, recovered } => {
                 let mut bytes = 0;
                 let node = &mut self.nodes[to];
-                let stored = node.machine.is_some() && node.shelf.enter(chunk, SIZE, &dots, recovered, self.faults);
+                let stored =
+                    node.machine.is_some() && node.shelf.enter(chunk, SIZE, &dots, recovered, self.faults);
                 if stored && node.files.insert(chunk) {
                     bytes = SIZE;
                     self.sent += 1;
