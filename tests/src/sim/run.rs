@@ -421,8 +421,13 @@ impl<P: Process> Run<P> {
                 if !process.keeps(&node.durable, &chunk) {
                     return Some(format!("nothing refers to {chunk}, which stays on {}", node.id));
                 }
-                if !owners(&chunk)?.contains(&place) {
+                let owners = owners(&chunk)?;
+                if !owners.contains(&place) {
                     return Some(format!("{chunk} stays on {}, which does not own it", node.id));
+                }
+                let lacks = |owner: &&Place| !nodes[**owner].durable.holds(&chunk);
+                if let Some(owner) = owners.iter().find(lacks).filter(|_| node.durable.holds(&chunk)) {
+                    return Some(format!("{chunk} is on {}, and n{owner} lacks it", node.id));
                 }
             }
         }
