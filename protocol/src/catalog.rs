@@ -411,6 +411,7 @@ impl Catalog {
         let before = self.reachable.replace(members.clone()).unwrap_or_default();
         let returned: Vec<NodeId> = members.difference(&before).copied().collect();
         if !returned.is_empty() {
+            self.exchange.returned(now, &returned);
             self.ask_again(&mut Step { storage, now, electorate }, &returned)?;
         }
         self.tell();

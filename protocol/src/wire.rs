@@ -9,4 +9,5 @@ pub const MAX_CALL_BYTES: usize = 4 << 20;
 
 pub mod gossip;
 pub mod load;
+pub mod operations;
 pub mod seal;

@@ -122,6 +122,16 @@ impl Exchange {
         self.next = self.next.min(now);
     }
 
+    /// Members are here again: what they differ in was written while they were away, so nothing that
+    /// was found before says that there is little to learn.
+    pub fn returned(&mut self, now: Instant, nodes: &[NodeId]) {
+        for node in nodes {
+            if let Some(peer) = self.peers.get_mut(node) {
+                (peer.not_before, peer.quiet) = (now, 0);
+            }
+        }
+    }
+
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.current.is_some() {
             return None; // The driver reports every request at its deadline.
@@ -318,8 +328,14 @@ impl Catalog {
         if let Some(peer) = self.exchange.peers.get_mut(&current.peer) {
             peer.differs = peer.digest.is_some_and(|theirs| theirs != ours);
             peer.thorough &= !done;
-            peer.quiet = if current.learnt { 0 } else { (peer.quiet + 1).min(MAX_QUIET) };
-            peer.not_before = step.now + interval * (1 << peer.quiet);
+            // One that failed says nothing of what there is to learn.
+            peer.quiet = match (current.learnt, done) {
+                (true, _) => 0,
+                (false, true) => (peer.quiet + 1).min(MAX_QUIET),
+                (false, false) => peer.quiet,
+            };
+            let intervals = if done { 1 << peer.quiet } else { 2 };
+            peer.not_before = step.now + interval * intervals;
         }
         if done {
             self.events.push_back(Event::Exchanged { peer: current.peer, learnt: current.learnt });
