@@ -217,7 +217,18 @@ impl Swim {
     ) {
         self.counters.accepted += 1;
         self.note_packet(slot, header.counter, packet.announcement, packet.health);
-        updates.into_iter().for_each(|update| self.apply_update(now, update));
+        for update in &updates {
+            self.apply_update(now, update.clone());
+        }
+        if self.speaks_for_another(slot, &updates) {
+            // Its first packets brought no statement, so it was taken for who had its id before: whose
+            // suspicion must not be put off by this one's answers.
+            self.members.change(slot, |m| m.session = None);
+            if let Message::Ping { nonce } = packet.message {
+                self.send_refusal(from, header.sender, nonce);
+            }
+            return;
+        }
         // The updates may have given the sender's id to somebody else.
         let Some(sender) = self.members.get(slot).map(super::Member::id).filter(|id| *id == header.sender)
         else {

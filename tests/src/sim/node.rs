@@ -245,6 +245,13 @@ pub enum Question {
     Exchange(Vec<u8>),
 }
 
+/// A question to whoever has this identity key, or to anybody at the address.
+#[derive(Clone, Debug)]
+pub struct Addressed {
+    key: Option<[u8; 32]>,
+    request: Question,
+}
+
 /// An answer to a peer.
 #[derive(Clone, Debug)]
 pub enum Reply {
@@ -376,6 +383,9 @@ impl Node {
 
     fn request(&mut self, to: NodeId, request: Question, deadline: Instant, sent: Sent) {
         let Some(to) = self.place_of(&to) else { return };
+        // The transport proves identities: another process under the same id is not who is meant.
+        let id = self.seat.ids[to];
+        let request = Addressed { key: self.swim.member(&id).map(|(_, s)| s.metadata.key), request };
         self.next_request += 1;
         let id = self.next_request;
         self.sent.insert(id, sent);
@@ -538,7 +548,8 @@ impl Node {
             Input::Datagram { from, bytes } => {
                 self.swim.handle_datagram(now, address(from), &bytes);
             }
-            Input::Request { from, token, request } => {
+            Input::Request { request: Addressed { key: Some(key), .. }, .. } if key != self.key => {}
+            Input::Request { from, token, request: Addressed { request, .. } } => {
                 let node = self.seat.ids[from];
                 match request {
                     Question::Store(chunk, dot) => {
@@ -823,7 +834,7 @@ impl Node {
 impl Process for Node {
     type Durable = Room;
     type Config = Setup;
-    type Request = Question;
+    type Request = Addressed;
     type Response = Reply;
 
     fn blank(_: &Setup, seat: &Seat) -> Room {
