@@ -146,6 +146,12 @@ pub struct Faults {
     pub healer_not_replaced: bool,
     /// Chunks whose references have all ended are offered like any other.
     pub offers_the_dead: bool,
+    /// In the store: promises are kept in memory only.
+    pub promise_not_durable: bool,
+    /// In the store: time in which no process ran counts as grace.
+    pub downtime_counts: bool,
+    /// In the store: a chunk that is here already is a hit that records no reference.
+    pub hit_without_reference: bool,
 }
 
 /// How long a question may take.
@@ -156,6 +162,9 @@ const VOUCH_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Chunks collected in one action.
 const COLLECT: usize = 256;
+
+/// Questions about gathered chunks that may wait for an answer before a pass stops reading.
+const MAX_OFFERS: usize = 32;
 
 /// Questions of peers that wait for the store.
 const MAX_SERVING: usize = 1024;
@@ -172,10 +181,21 @@ enum Call {
     Send(ChunkId, NodeId),
     Fetch(ChunkId),
     Release(ChunkId),
+    Known(Vec<ChunkId>),
     Collect,
     Scrub,
     Look(u64, Vec<Item>),
     Promise(u64),
+}
+
+/// The chunks that are being collected.
+#[derive(Debug)]
+enum Collecting {
+    Nothing,
+    /// So many owners are still to say whether they know of a reference that this node does not.
+    Asking(BTreeSet<ChunkId>, usize),
+    /// The store decides.
+    Deciding,
 }
 
 /// What a pass over the disk has counted.
@@ -201,8 +221,12 @@ pub struct Replicator {
     scrub: Scrub,
     ready: bool,
     paused: bool,
+    /// Questions about gathered chunks that wait for an answer.
+    offers: usize,
+    /// Where the pass goes on once fewer do.
+    held_back: Option<ChunkId>,
     collectable: VecDeque<ChunkId>,
-    collecting: bool,
+    collecting: Collecting,
     counting: Counts,
     counted: Counts,
     /// [`Event::Drained`] was told.
@@ -230,8 +254,10 @@ impl Replicator {
             scrub: Scrub::new(now, config.scrub_interval),
             ready: false,
             paused: false,
+            offers: 0,
+            held_back: None,
             collectable: VecDeque::new(),
-            collecting: false,
+            collecting: Collecting::Nothing,
             counting: Counts::default(),
             counted: Counts::default(),
             drained: false,
@@ -392,7 +418,13 @@ impl Replicator {
         }
         if !self.paused {
             while let Some(step) = self.plan.next(now) {
-                self.step(step);
+                let (Step::Check(chunk, to) | Step::Send { chunk, to, .. }) = step;
+                // Who owns it may have changed since it was found to be lacking.
+                if self.placement.is_reachable(&to) && self.placement.owners(&chunk).contains(&to) {
+                    self.step(step);
+                } else {
+                    self.plan.sent(chunk, to);
+                }
             }
             while let Some(chunk) = self.fetches.next(now) {
                 let owners = self.placement.owners(&chunk);
@@ -400,7 +432,8 @@ impl Replicator {
                 let id = self.id(Call::Fetch(chunk));
                 self.actions.push_back(Action::Fetch { id, chunk, from });
             }
-            if !self.breaker() || self.config.faults.breaker_ignored {
+            let may = self.ready || self.config.faults.collect_when_cut_off;
+            if may && (!self.breaker() || self.config.faults.breaker_ignored) {
                 self.delete();
             }
         }
@@ -422,11 +455,53 @@ impl Replicator {
             let id = self.id(Call::References(chunk));
             self.actions.push_back(Action::References { id, chunk });
         }
-        let may = self.ready || self.config.faults.collect_when_cut_off;
-        if may && !self.collecting && !self.collectable.is_empty() {
-            self.collecting = true;
-            let some = self.collectable.len().min(COLLECT);
-            let chunks = self.collectable.drain(..some).collect();
+        if matches!(self.collecting, Collecting::Nothing) && !self.collectable.is_empty() {
+            self.collect();
+        }
+    }
+
+    /// Asks the other owners first: a reference that this node missed may be on its way to it.
+    fn collect(&mut self) {
+        let some = self.collectable.len().min(COLLECT);
+        let chunks: BTreeSet<ChunkId> = self.collectable.drain(..some).collect();
+        let mut questions: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
+        for chunk in &chunks {
+            for owner in self.placement.owners(chunk) {
+                if self.placement.is_reachable(&owner) {
+                    questions.entry(owner).or_default().push(*chunk);
+                }
+            }
+        }
+        self.collecting = Collecting::Asking(chunks, questions.len());
+        for (owner, chunks) in questions {
+            let items = chunks.iter().map(|chunk| Item { chunk: *chunk, references: 0 }).collect();
+            self.ask(owner, Question::Held(Held { chunks: items }), DEADLINE, Call::Known(chunks));
+        }
+        self.collect_asked();
+    }
+
+    /// An owner said what it has, or nothing: what it knows a reference to stays.
+    fn known(&mut self, asked: &[ChunkId], answer: Option<Answer>) {
+        let Collecting::Asking(chunks, outstanding) = &mut self.collecting else { return };
+        *outstanding -= 1;
+        match answer {
+            Some(Answer::Holds(holds)) if holds.len() == asked.len() => {
+                let referred = asked.iter().zip(holds).filter(|(_, holds)| *holds == Holds::Other);
+                for (chunk, _) in referred {
+                    chunks.remove(chunk);
+                }
+            }
+            _ => chunks.retain(|chunk| !asked.contains(chunk)),
+        }
+        self.collect_asked();
+    }
+
+    fn collect_asked(&mut self) {
+        let Collecting::Asking(chunks, 0) = &mut self.collecting else { return };
+        let chunks: Vec<ChunkId> = std::mem::take(chunks).into_iter().collect();
+        self.collecting = Collecting::Nothing;
+        if !chunks.is_empty() {
+            self.collecting = Collecting::Deciding;
             let id = self.id(Call::Collect);
             self.actions.push_back(Action::Collect { id, chunks });
         }
@@ -471,6 +546,8 @@ impl Replicator {
             self.actions.push_back(Action::Note(note));
         }
         match page.holdings.last().filter(|_| page.more) {
+            // The pass goes on when peers have answered.
+            Some(last) if self.offers >= MAX_OFFERS => self.held_back = Some(last.chunk),
             Some(last) => self.read(Some(last.chunk)),
             None => self.end_of_pass(now),
         }
@@ -500,6 +577,10 @@ impl Replicator {
         }
         // What nothing refers to is not spread any more: else two collectors hand it to each other.
         if !kept && !self.config.faults.offers_the_dead {
+            // The owners may know of a reference that was never told here: then it is superfluous.
+            if !mine {
+                self.surplus(now, holding, note);
+            }
             return;
         }
         self.counting.kept += 1;
@@ -570,6 +651,7 @@ impl Replicator {
 
     fn ask_held(&mut self, peer: NodeId, batch: Vec<(Item, u64)>) {
         let held = Held { chunks: batch.iter().map(|(item, _)| *item).collect() };
+        self.offers += 1;
         self.ask(peer, Question::Held(held), DEADLINE, Call::Offer(peer, batch));
     }
 
@@ -582,13 +664,13 @@ impl Replicator {
         let placement = &self.placement;
         self.rounds.end(now, placement.epoch(), |peer| placement.is_reachable(peer));
         if let Some(at) = self.counted.grace_over {
-            self.rounds.sooner(at.max(now + Duration::from_secs(1)));
+            self.rounds.grace_over(now, at);
         }
         if !self.placement.is_leaving() {
             self.drained = false;
         } else if self.counted.kept > 0 {
             self.events.push_back(Event::Leaving { left: self.counted.kept });
-            self.rounds.sooner(now + Duration::from_secs(2));
+            self.rounds.grace_over(now, now + Duration::from_secs(2));
         } else if !self.drained {
             self.drained = true;
             self.events.push_back(Event::Drained);
@@ -628,14 +710,26 @@ impl Replicator {
                     self.begin_pass();
                 }
             }
-            (Some(Call::Offer(peer, batch)), Some(Answer::Holds(holds))) if holds.len() == batch.len() => {
-                for ((item, size), holds) in batch.into_iter().zip(holds) {
-                    self.told(now, peer, item.chunk, size, holds);
+            (Some(Call::Offer(peer, batch)), answer) => {
+                self.offers -= 1;
+                match answer {
+                    Some(Answer::Holds(holds)) if holds.len() == batch.len() => {
+                        for ((item, size), holds) in batch.into_iter().zip(holds) {
+                            self.told(now, peer, item.chunk, size, holds);
+                        }
+                    }
+                    _ => self.rounds.undone(now),
+                }
+                if self.offers < MAX_OFFERS
+                    && let Some(last) = self.held_back.take()
+                {
+                    self.read(Some(last));
                 }
             }
-            (Some(Call::Offer(..)), _) => self.rounds.undone(now),
             (Some(Call::Check(chunk, to)), answer) => {
                 let lacks = match answer {
+                    // Who owns it may have changed since it was asked.
+                    Some(Answer::Holds(_)) if !self.placement.owners(&chunk).contains(&to) => Some(false),
                     Some(Answer::Holds(holds)) => holds.first().map(|holds| *holds == Holds::Lacks),
                     _ => None,
                 };
@@ -650,6 +744,7 @@ impl Replicator {
                     self.actions.push_back(Action::Release { id, claim });
                 }
             }
+            (Some(Call::Known(asked)), answer) => self.known(&asked, answer),
             (Some(other), _) => {
                 // Not a question's id: the executor is confused, the action is still awaited.
                 self.calls.insert(id, other);
@@ -671,6 +766,9 @@ impl Replicator {
 
     fn lacks(&mut self, now: Instant, chunk: ChunkId, peer: NodeId, lack: Lack) {
         let owners = self.placement.owners(&chunk);
+        if !owners.contains(&peer) {
+            return;
+        }
         if lack == Lack::References {
             self.plan.lacks(now, (chunk, peer), lack, 0, false);
             return;
@@ -752,7 +850,7 @@ impl Replicator {
                 }
             }
             (Call::Collect, Done::Collected { chunks, bytes }) => {
-                self.collecting = false;
+                self.collecting = Collecting::Nothing;
                 if chunks > 0 {
                     self.events.push_back(Event::Collected { chunks, bytes });
                 }

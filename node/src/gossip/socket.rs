@@ -236,7 +236,7 @@ impl Driver {
         }
     }
 
-    fn translate(&self, event: swim::Event) -> Event {
+    fn translate(&mut self, event: swim::Event) -> Event {
         match event {
             swim::Event::PushPull { to } => Event::PushPull { to, payload: self.swim.exchange_payload() },
             swim::Event::StreamProbe { target, token } => Event::StreamProbe { to: target, token },

@@ -66,18 +66,14 @@ pub struct Shelf {
 
 impl Shelf {
     /// A process opens the store: promises count anew. Returns what is marked gone: to be unlinked.
-    pub fn open(&mut self, now: Instant) -> Vec<ChunkId> {
+    pub fn open(&mut self, now: Instant, faults: Faults) -> Vec<ChunkId> {
         self.told = now;
+        if faults.promise_not_durable {
+            self.rows.values_mut().for_each(|row| row.promised = false);
+        }
         let promised = self.rows.iter().filter(|(_, row)| row.promised);
         self.promised_until = promised.map(|(chunk, _)| (*chunk, now + PROMISE)).collect();
         self.rows.iter().filter(|(_, row)| row.gone).map(|(chunk, _)| *chunk).collect()
-    }
-
-    /// Planted bug: promises were kept in memory only.
-    #[doc(hidden)]
-    pub fn forget_promises(&mut self) {
-        self.promised_until.clear();
-        self.rows.values_mut().for_each(|row| row.promised = false);
     }
 
     /// Running time as it stands.
@@ -87,10 +83,16 @@ impl Shelf {
         self.before
     }
 
-    /// Planted bug: time in which no process ran counts.
-    #[doc(hidden)]
-    pub fn count_downtime(&mut self, time: Duration) {
-        self.before += time;
+    /// Time passed in which no process ran. It counts for nothing, but for a planted bug.
+    pub fn pass_down(&mut self, time: Duration, faults: Faults) {
+        if faults.downtime_counts {
+            self.before += time;
+        }
+    }
+
+    /// This database was found to be behind what it once was: references may have been lost.
+    pub fn doubt(&mut self) {
+        self.rows.values_mut().for_each(|row| row.recovered = true);
     }
 
     /// Rows, by chunk.
@@ -110,11 +112,23 @@ impl Shelf {
 
     /// A chunk's file is durable: its row, with references. Refused while it is marked gone: it is to be
     /// unlinked first.
-    pub fn enter(&mut self, chunk: ChunkId, size: u64, dots: &[Dot], recovered: bool) -> bool {
-        let row = self.rows.entry(chunk).or_default();
-        if row.gone {
-            return false;
+    pub fn enter(
+        &mut self,
+        chunk: ChunkId,
+        size: u64,
+        dots: &[Dot],
+        recovered: bool,
+        faults: Faults,
+    ) -> bool {
+        if let Some(row) = self.rows.get(&chunk) {
+            if row.gone {
+                return faults.gone_is_a_hit;
+            }
+            if faults.hit_without_reference {
+                return true;
+            }
         }
+        let row = self.rows.entry(chunk).or_default();
         row.size = size;
         row.recovered |= recovered;
         row.dots.extend(dots);
