@@ -14,6 +14,7 @@ mod catalog;
 mod chunk_file;
 mod chunks;
 mod clock;
+mod contents;
 mod error;
 mod holdings;
 mod layout;

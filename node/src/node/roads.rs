@@ -159,6 +159,11 @@ impl swarm::ChunkStore for Doors {
         }
     }
 
+    async fn store(&self, id: ChunkId, bytes: Bytes, dots: Vec<Dot>) -> Result<(), Refusal> {
+        let chunk = Chunk::verify(id, bytes).map_err(|_| Refusal::Corrupt)?;
+        self.store.put(chunk, &dots).await.map_err(|e| refuse(&e))
+    }
+
     async fn held(&self, ids: Vec<ChunkId>) -> Result<Vec<bool>, Refusal> {
         match self.store.held(ids).await {
             Ok(held) => Ok(held.iter().map(Option::is_some).collect()),

@@ -138,7 +138,11 @@ fn what_nothing_refers_to_goes_after_its_grace_and_does_not_come_back() {
     world.start(3);
     world.run(300 * SECOND);
     for number in 0..60 {
-        assert!(world.holders(&chunk(number)).is_empty(), "chunk {number}: {:?}", world.holders(&chunk(number)));
+        assert!(
+            world.holders(&chunk(number)).is_empty(),
+            "chunk {number}: {:?}",
+            world.holders(&chunk(number))
+        );
     }
     assert!(world.broken.is_empty(), "{:#?}", world.broken);
 }
@@ -181,7 +185,8 @@ fn nothing_is_deleted_while_too_many_are_dead() {
     world.start(0);
     world.start(1);
     world.run(300 * SECOND);
-    let left: Vec<_> = world.chunks.iter().filter(|(dot, _)| !dots.contains(dot)).map(|(_, c)| c[0]).collect();
+    let left: Vec<_> =
+        world.chunks.iter().filter(|(dot, _)| !dots.contains(dot)).map(|(_, c)| c[0]).collect();
     for chunk in left {
         assert_eq!(world.holders(&chunk), world.owners(&chunk));
     }

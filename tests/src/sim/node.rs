@@ -33,13 +33,13 @@ use kepler_protocol::version::{Content, Dot, Version, head};
 use kepler_protocol::view::{Metadata, View};
 use kepler_protocol::wire::seal::KeyRing;
 
+use super::client::shared_of;
 use super::clock_heap::Trace;
 use super::disk::{Data, Disk};
 use super::network::Place;
-use super::client::shared_of;
 use super::process::{Answer, Ask, Broken, Clocks, Deleted, Durable, Input, Output, Process, Seat};
-use healing::{CHUNK_BYTES, Healing, Witness};
 use super::rng;
+use healing::{CHUNK_BYTES, Healing, Witness};
 
 /// How a cluster is set up, and which bugs are planted in it.
 #[derive(Clone, Copy, Debug)]

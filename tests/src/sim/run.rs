@@ -466,7 +466,8 @@ impl<P: Process> Run<P> {
                 let majority = replicas / 2 + 1;
                 let had = self.lost.len();
                 if others.len() + had < majority {
-                    broken.push(("I7", format!("{id} collected {chunk} with copies on {others:?}, for {dot}")));
+                    broken
+                        .push(("I7", format!("{id} collected {chunk} with copies on {others:?}, for {dot}")));
                 }
             } else if !collected && dots.contains(&dot) && referring < *replicas {
                 broken.push(("I7", format!("{id} released {chunk} and left {dot} to {referring}")));

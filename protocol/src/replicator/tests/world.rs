@@ -97,11 +97,8 @@ impl World {
             zone: None,
             capacity: 1 << 30,
         };
-        let constants = Constants {
-            cluster: ClusterId([1; 16]),
-            reference_capacity: 1 << 30,
-            replication_factor: 3,
-        };
+        let constants =
+            Constants { cluster: ClusterId([1; 16]), reference_capacity: 1 << 30, replication_factor: 3 };
         let members = ids.iter().enumerate().map(|(i, id)| (*id, entry(i))).collect();
         let nodes = ids.iter().map(|id| Node {
             id: *id,
@@ -245,32 +242,40 @@ impl World {
     /// What needs this copy: a reference recorded with it, or one that too few others have recorded.
     fn needed(&self, at: usize, chunk: &ChunkId) -> Option<Dot> {
         let holders = self.holders(chunk);
-        let has = |at: usize, dot: &Dot| {
-            self.nodes[at].shelf.row(chunk).is_some_and(|row| row.dots.contains(dot))
-        };
+        let has =
+            |at: usize, dot: &Dot| self.nodes[at].shelf.row(chunk).is_some_and(|row| row.dots.contains(dot));
         let needs = |dot: &&Dot| {
             let elsewhere = holders.iter().filter(|other| **other != at && has(**other, dot)).count();
             let majority = self.roster.replicas() / 2 + 1;
             self.is_live(dot) && (has(at, dot) || elsewhere < majority)
         };
-        self.chunks.iter().filter(|(_, chunks)| chunks.contains(chunk)).map(|(dot, _)| dot).find(needs).copied()
+        self.chunks
+            .iter()
+            .filter(|(_, chunks)| chunks.contains(chunk))
+            .map(|(dot, _)| dot)
+            .find(needs)
+            .copied()
     }
 
     /// Nodes with a whole copy that is not on its way out.
     pub fn holders(&self, chunk: &ChunkId) -> BTreeSet<usize> {
-        let whole = |node: &Node| {
-            node.shelf.has(chunk) && node.files.contains(chunk) && !node.rotten.contains(chunk)
-        };
+        let whole =
+            |node: &Node| node.shelf.has(chunk) && node.files.contains(chunk) && !node.rotten.contains(chunk);
         (0..self.nodes.len()).filter(|at| whole(&self.nodes[*at])).collect()
     }
 
     /// Who should hold a chunk, as whoever knows all would say.
     pub fn owners(&self, chunk: &ChunkId) -> BTreeSet<usize> {
-        let members = self.roster.members.keys().map(|id| self.nodes.iter().position(|n| n.id == *id).unwrap());
+        let members =
+            self.roster.members.keys().map(|id| self.nodes.iter().position(|n| n.id == *id).unwrap());
         let on: Vec<usize> = members.filter(|at| self.is_up(*at)).collect();
         let ring = crate::ring::Ring::build(
             1 << 30,
-            on.iter().map(|at| crate::ring::Weighted { id: self.nodes[*at].id, zone: None, capacity: 1 << 30 }),
+            on.iter().map(|at| crate::ring::Weighted {
+                id: self.nodes[*at].id,
+                zone: None,
+                capacity: 1 << 30,
+            }),
         );
         let owners = ring.owners(chunk.key(), self.roster.replicas());
         owners.iter().map(|id| self.nodes.iter().position(|n| n.id == *id).unwrap()).collect()
@@ -492,7 +497,8 @@ impl World {
             Event::Arrive { from, run, id, to, chunk, dots, recovered } => {
                 let mut bytes = 0;
                 let node = &mut self.nodes[to];
-                let stored = node.machine.is_some() && node.shelf.enter(chunk, SIZE, &dots, recovered, self.faults);
+                let stored =
+                    node.machine.is_some() && node.shelf.enter(chunk, SIZE, &dots, recovered, self.faults);
                 if stored && node.files.insert(chunk) {
                     bytes = SIZE;
                     self.sent += 1;

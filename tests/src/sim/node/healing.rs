@@ -293,18 +293,17 @@ impl Node {
             self.healing.machine.handle(now, Told::Done { id, done: Done::Sent(Came::NotHere) });
             return;
         };
-        let question = Question::Push {
-            chunk,
-            dots: row.dots.iter().copied().collect(),
-            recovered: row.recovered,
-        };
+        let question =
+            Question::Push { chunk, dots: row.dots.iter().copied().collect(), recovered: row.recovered };
         self.witness_move(room, now, &chunk, to);
         self.request(to, question, now + PUSH_DEADLINE, Sent::Push(id));
     }
 
     /// A copy is made because somebody died: not before the delay is over.
     fn witness_move(&self, room: &mut Room, now: Instant, chunk: &ChunkId, to: NodeId) {
-        let (Some(view), Some(roster)) = (&self.healing.view, self.replica.council().roster()) else { return };
+        let (Some(view), Some(roster)) = (&self.healing.view, self.replica.council().roster()) else {
+            return;
+        };
         let delay = self.healing.config.repair_delay;
         let recent = |id: &NodeId| self.healing.absent.get(id).is_some_and(|at| now.since(*at) < delay);
         let on = |id: &NodeId| view.ring().contains(id) || recent(id);
@@ -412,11 +411,7 @@ impl Node {
                 match decided {
                     Ok(bytes) => {
                         self.witness_release(room, now, &claim);
-                        self.healing.unlinks.push_back((
-                            now + UNLINK_AFTER,
-                            claim.chunk,
-                            Some((id, bytes)),
-                        ));
+                        self.healing.unlinks.push_back((now + UNLINK_AFTER, claim.chunk, Some((id, bytes))));
                         return None;
                     }
                     Err(kept) => (id, Done::Released(Err(kept))),
@@ -460,7 +455,9 @@ impl Node {
 
     /// I20, as this node's own view has it.
     fn witness_breaker(&self, room: &mut Room, chunk: &ChunkId) {
-        let (Some(view), Some(roster)) = (&self.healing.view, self.replica.council().roster()) else { return };
+        let (Some(view), Some(roster)) = (&self.healing.view, self.replica.council().roster()) else {
+            return;
+        };
         let is_dead = |id: &&NodeId| view.member(id).is_some_and(|m| m.state == State::Dead);
         let (dead, all) = (roster.members.keys().filter(is_dead).count(), roster.members.len());
         room.witness.break_if(dead >= 2 && 3 * dead > all, "I20", || {
