@@ -9,6 +9,7 @@ mod leaving;
 mod pace;
 mod restarts;
 mod rot;
+mod storms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -208,6 +209,16 @@ pub async fn sent_in_background(cluster: &Cluster) -> Result<f64> {
 /// The background bytes that one node has sent.
 pub async fn background_bytes(node: &Node) -> Result<f64> {
     metric(node, "kepler_transfer_bytes_total", "direction=\"Out\",purpose=\"Background\"").await
+}
+
+/// What a full re-hash of all nodes ends with.
+pub async fn verify(node: &Node) -> Result<api::VerifyTotal> {
+    let text = node.client().get(format!("{}/v1/verify?all=1", node.url())).send().await?.text().await?;
+    let last = text.lines().last().context("no line")?;
+    match serde_json::from_str(last)? {
+        api::VerifyLine::Total(total) => Ok(total),
+        other => bail!("a verification ended with {other:?}"),
+    }
 }
 
 /// Makes a node's disk a new one.
