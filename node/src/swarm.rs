@@ -124,6 +124,14 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// Reading or recording failed.
     async fn adopt(&self, id: ChunkId, dots: Vec<Dot>) -> Result<bool, Refusal>;
 
+    /// Notes that references of a chunk that is here may have been lost with a database elsewhere.
+    ///
+    /// # Errors
+    /// Recording failed.
+    async fn mark_recovered(&self, _id: ChunkId) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// Reads and verifies a chunk, `None` if it is not here.
     ///
     /// # Errors
@@ -165,6 +173,10 @@ pub enum Service {
     Gossip,
     /// `/kepler/load/1`: what the node stores, for people.
     Load,
+    /// `/kepler/replicator/1`: who lacks which chunks, receipts for copies.
+    Replicator,
+    /// `/kepler/operations/1`: health, and what an operator asks of all nodes through one.
+    Operations,
 }
 
 /// The other end of a connection: a member that proved its identity key and the cluster key.

@@ -5,4 +5,5 @@
 
 pub mod gossip;
 pub mod load;
+pub mod operations;
 pub mod seal;

@@ -107,7 +107,7 @@ fn content_type(path: &str) -> &'static str {
 /// Where else the page may look whether somebody answers. Nothing where reading takes a token: this page
 /// is for everybody, and where the members are is not.
 fn members(call: &Call) -> Vec<String> {
-    let access = &call.shared.config.access;
+    let access = call.shared.config.access.get();
     if !access.tokens.is_empty() && access.anonymous != Anonymous::Read {
         return Vec::new();
     }

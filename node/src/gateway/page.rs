@@ -21,7 +21,7 @@ fn html() -> String {
         .filter(|route| !matches!(route, Route::Page | Route::Asset))
         .map(|route| {
             let pattern = route.pattern();
-            let shown = if pattern.contains('{') || route == Route::Events {
+            let shown = if pattern.contains('{') || matches!(route, Route::Events | Route::Verify) {
                 pattern.to_owned()
             } else if route.allow().starts_with("GET") {
                 format!("<a href=\"{pattern}\">{pattern}</a>")
@@ -63,6 +63,13 @@ fn what(route: Route) -> &'static str {
         Route::Ring => "the tokens of the ring",
         Route::Status => "what this node holds and does",
         Route::Events => "what happens, as server-sent events",
+        Route::Health => "how the cluster is, in one word, and why",
+        Route::Locate => "where a file's chunks belong and why, and who has them",
+        Route::Verify => "hash everything again; JSON, a line each",
+        Route::Scrub => "hurry or pause the re-hashing of disks",
+        Route::Repair => "hurry or pause repair; set the cap on its traffic",
+        Route::Leave => "bring this node's chunks elsewhere and leave",
+        Route::Forget => "take a member that will not return from the roster",
     }
 }
 

@@ -38,6 +38,20 @@ pub enum Route {
     Status,
     /// `/v1/events`
     Events,
+    /// `/v1/health`
+    Health,
+    /// `/v1/locate/{name}`
+    Locate,
+    /// `/v1/verify`
+    Verify,
+    /// `/v1/scrub`
+    Scrub,
+    /// `/v1/repair`
+    Repair,
+    /// `/v1/cluster/leave`
+    Leave,
+    /// `/v1/cluster/forget/{node}`
+    Forget,
 }
 
 /// First segments of the UI's screens (the folders of `frontend/src/routes`).
@@ -45,7 +59,7 @@ const SCREENS: [&str; 7] = ["activity", "cluster", "connect", "file", "files", "
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 23] = [
         Self::Page,
         Self::Asset,
         Self::Healthz,
@@ -62,6 +76,13 @@ impl Route {
         Self::Ring,
         Self::Status,
         Self::Events,
+        Self::Health,
+        Self::Locate,
+        Self::Verify,
+        Self::Scrub,
+        Self::Repair,
+        Self::Leave,
+        Self::Forget,
     ];
 
     /// The route of a raw path, and what follows its prefix.
@@ -97,6 +118,13 @@ impl Route {
             Self::Ring => "/v1/ring",
             Self::Status => "/v1/status",
             Self::Events => "/v1/events",
+            Self::Health => "/v1/health",
+            Self::Locate => "/v1/locate/{name}",
+            Self::Verify => "/v1/verify",
+            Self::Scrub => "/v1/scrub",
+            Self::Repair => "/v1/repair",
+            Self::Leave => "/v1/cluster/leave",
+            Self::Forget => "/v1/cluster/forget/{node}",
         }
     }
 
@@ -105,8 +133,8 @@ impl Route {
         match self {
             Self::Files => "GET, HEAD, POST",
             Self::File => "GET, HEAD, PUT, DELETE",
-            Self::Copy | Self::Move => "POST",
-            Self::Events => "GET",
+            Self::Copy | Self::Move | Self::Scrub | Self::Repair | Self::Leave | Self::Forget => "POST",
+            Self::Events | Self::Verify => "GET",
             Self::Page
             | Self::Asset
             | Self::Healthz
@@ -117,8 +145,15 @@ impl Route {
             | Self::Ipfs
             | Self::Cluster
             | Self::Ring
-            | Self::Status => "GET, HEAD",
+            | Self::Status
+            | Self::Health
+            | Self::Locate => "GET, HEAD",
         }
+    }
+
+    /// Whether a request that reads is so dear that it is guarded like one that writes.
+    pub const fn is_costly(self) -> bool {
+        matches!(self, Self::Verify)
     }
 
     /// Whether it answers without a token, whatever is configured: it tells nothing of the files.
@@ -134,8 +169,12 @@ mod tests {
     #[test]
     fn each_path_has_one_route() {
         for route in Route::ALL {
-            let path =
-                route.pattern().replace("{name}", "a/b").replace("{cid}", "bafy").replace("{path}", "a.js");
+            let path = route
+                .pattern()
+                .replace("{name}", "a/b")
+                .replace("{cid}", "bafy")
+                .replace("{node}", "a")
+                .replace("{path}", "a.js");
             assert_eq!(Route::of(&path).map(|(found, _)| found), Some(route), "{path}");
         }
         assert_eq!(Route::of("/v1/files/"), Some((Route::File, "")));

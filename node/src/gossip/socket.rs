@@ -200,6 +200,10 @@ impl Driver {
                 }
             }
             Command::StreamProbed(token, ok) => self.swim.handle_stream_probe(now, token, ok),
+            Command::Heard(answer) => {
+                let heard = self.swim.heard().map(|(node, at)| (node, now.since(at)));
+                let _ = answer.send(heard.collect());
+            }
             Command::Counters(answer) => {
                 let _ = answer.send((self.swim.counters(), self.swim.health()));
             }

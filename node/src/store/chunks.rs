@@ -162,6 +162,12 @@ impl Store {
     async fn forget(&self, id: ChunkId) -> Result<(), DatabaseError> {
         let size = self
             .execute(move |tx| {
+                tx.connection
+                    .prepare_cached(
+                        "INSERT INTO lost_references SELECT id FROM chunks WHERE id = ?1 AND recovered = 1
+                         ON CONFLICT DO NOTHING",
+                    )?
+                    .execute([id.to_string()])?;
                 Ok(tx
                     .connection
                     .prepare_cached("DELETE FROM chunks WHERE id = ?1 RETURNING size")?
@@ -191,7 +197,7 @@ impl Store {
     }
 
     /// Blocks.
-    fn read_file(&self, id: ChunkId) -> Result<Chunk, ReadError> {
+    pub(super) fn read_file(&self, id: ChunkId) -> Result<Chunk, ReadError> {
         let held = self.read_now(|db| row(db, &id))?.ok_or(ReadError::Missing(id))?;
         chunk_file::read(&self.inner.layout, id, held.size)
     }
@@ -360,7 +366,8 @@ fn insert_row(db: &Connection, id: &ChunkId, size: u64, recovered: bool) -> rusq
     let text = id.to_string();
     let inserted = db
         .prepare_cached(
-            "INSERT INTO chunks (id, size, path, created_at, verified_at, recovered) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            "INSERT INTO chunks (id, size, path, created_at, verified_at, recovered) VALUES (?1, ?2, ?3, ?4, ?5, \
+                 ?6 OR EXISTS (SELECT 1 FROM lost_references WHERE chunk_id = ?1))
              ON CONFLICT DO NOTHING",
         )?
         .execute(params![

@@ -10,6 +10,7 @@ mod crashes;
 mod databases;
 mod deaths;
 mod examples;
+mod healing;
 mod joins;
 mod partitions;
 mod readme;

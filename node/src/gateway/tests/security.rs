@@ -7,7 +7,7 @@ use crate::gateway::{Access, Config};
 const TOKEN: &str = "0123456789abcdef";
 
 async fn with_access(tokens: &[&str], anonymous: Anonymous) -> Gateway {
-    let access = Access { tokens: ApiTokens::parse(tokens.iter().copied()).unwrap(), anonymous };
+    let access = Access { tokens: ApiTokens::parse(tokens.iter().copied()).unwrap(), anonymous }.into();
     let hosts = vec!["kepler.example".parse().unwrap(), "10.0.0.7".parse().unwrap()];
     Gateway::start(Config { hosts, access, ..Config::default() }).await
 }
