@@ -10,7 +10,7 @@ use warp::http::header::{self, HeaderMap};
 use warp::reply::Response;
 
 use super::error::Failure;
-use super::{Call, page, set};
+use super::{Call, Shared, page, set};
 use crate::config::Anonymous;
 
 /// One embedded file.
@@ -36,7 +36,7 @@ const MAX_LOOKED_FOR: usize = 16;
 pub(super) async fn index(call: Call) -> Result<Response, Failure> {
     let Some(asset) = find(ASSETS, "/index.html") else { return page::page(call).await };
     let mut response = serve(asset, &call.headers);
-    set(&mut response, header::CONTENT_SECURITY_POLICY, &policy(&members(&call)));
+    set(&mut response, header::CONTENT_SECURITY_POLICY, &policy(&members(&call.shared).await));
     Ok(response)
 }
 
@@ -106,12 +106,15 @@ fn content_type(path: &str) -> &'static str {
 
 /// Where else the page may look whether somebody answers. Nothing where reading takes a token: this page
 /// is for everybody, and where the members are is not.
-fn members(call: &Call) -> Vec<String> {
-    let access = call.shared.config.access.get();
-    if !access.tokens.is_empty() && access.anonymous != Anonymous::Read {
+async fn members(shared: &Shared) -> Vec<String> {
+    let open = {
+        let access = shared.config.access.get();
+        access.tokens.is_empty() || access.anonymous == Anonymous::Read
+    };
+    if !open {
         return Vec::new();
     }
-    let cluster = call.shared.files.cluster();
+    let cluster = shared.files.cluster().await;
     let alive = cluster.members.iter().filter(|member| member.status == Status::Alive);
     alive
         .take(MAX_LOOKED_FOR)
