@@ -4,8 +4,6 @@
 //! `/_app/` with themselves, compressed where the browser takes it. Hashed files are cached for ever,
 //! the others asked for anew. Without a built UI there is the plain page of [`super::page`].
 
-use std::sync::Arc;
-
 use kepler_protocol::api::Status;
 use warp::http::StatusCode;
 use warp::http::header::{self, HeaderMap};
@@ -37,9 +35,8 @@ const MAX_LOOKED_FOR: usize = 16;
 /// `GET /` and the UI's screens.
 pub(super) async fn index(call: Call) -> Result<Response, Failure> {
     let Some(asset) = find(ASSETS, "/index.html") else { return page::page(call).await };
-    let policy = policy(&members(Arc::clone(&call.shared)).await);
     let mut response = serve(asset, &call.headers);
-    set(&mut response, header::CONTENT_SECURITY_POLICY, &policy);
+    set(&mut response, header::CONTENT_SECURITY_POLICY, &policy(&members(&call.shared).await));
     Ok(response)
 }
 
@@ -109,12 +106,12 @@ fn content_type(path: &str) -> &'static str {
 
 /// Where else the page may look whether somebody answers. Nothing where reading takes a token: this page
 /// is for everybody, and where the members are is not.
-async fn members(shared: Arc<Shared>) -> Vec<String> {
-    let secret = {
+async fn members(shared: &Shared) -> Vec<String> {
+    let open = {
         let access = shared.config.access.get();
-        !access.tokens.is_empty() && access.anonymous != Anonymous::Read
+        access.tokens.is_empty() || access.anonymous == Anonymous::Read
     };
-    if secret {
+    if !open {
         return Vec::new();
     }
     let cluster = shared.files.cluster().await;

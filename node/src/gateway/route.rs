@@ -169,9 +169,12 @@ mod tests {
     #[test]
     fn each_path_has_one_route() {
         for route in Route::ALL {
-            let path =
-                route.pattern().replace("{name}", "a/b").replace("{cid}", "bafy").replace("{node}", "a");
-            let path = path.replace("{path}", "a.js");
+            let path = route
+                .pattern()
+                .replace("{name}", "a/b")
+                .replace("{cid}", "bafy")
+                .replace("{node}", "a")
+                .replace("{path}", "a.js");
             assert_eq!(Route::of(&path).map(|(found, _)| found), Some(route), "{path}");
         }
         assert_eq!(Route::of("/v1/files/"), Some((Route::File, "")));

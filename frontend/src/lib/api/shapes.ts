@@ -170,6 +170,7 @@ export const Located = object({
 			size: maybe(number),
 			key: text,
 			tokens_walked: number,
+			walk: maybe(list(object({ token: text, node: text, zone: maybe(text), owner: flag, why: text }))),
 			owners: list(text),
 			holders: list(object({ node: text, verified_at: maybe(text) })),
 			owners_if_down: maybe(list(text))
