@@ -14,6 +14,7 @@ use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
 use kepler_protocol::view::{State, View};
 use kepler_protocol::wire::load::Load;
+use kepler_protocol::wire::operations::Question;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -22,12 +23,14 @@ use super::peers;
 use crate::gossip;
 use crate::replication::catalog::CatalogHandle;
 use crate::replication::electorate::Electors;
+use crate::replication::healer;
 use crate::service::cluster::ClusterService;
+use crate::service::operations::Operator;
 use crate::service::unix_millis;
 use crate::store::{self, Resident, Store};
 use crate::swarm::{self, Inbound, Refusal};
 use crate::tasks::Tasks;
-use crate::telemetry::Metrics;
+use crate::telemetry::{CipherLabels, Metrics};
 
 /// How long a stream probe waits.
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
@@ -76,6 +79,7 @@ impl Resident for Seated {
 pub(super) struct Doors {
     pub(super) store: Store,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) healer: healer::Handle,
 }
 
 fn refuse(error: &store::WriteError) -> Refusal {
@@ -130,6 +134,13 @@ impl swarm::ChunkStore for Doors {
         }
     }
 
+    async fn mark_recovered(&self, id: ChunkId) -> Result<(), Refusal> {
+        self.store.mark_recovered(id).await.map_err(|error| {
+            warn!(chunk = %id, %error, "could not note that references may be lost");
+            Refusal::Failed
+        })
+    }
+
     async fn read(&self, id: ChunkId) -> Result<Option<Chunk>, Refusal> {
         match self.store.read(id).await {
             Ok(chunk) => Ok(Some(chunk)),
@@ -138,6 +149,7 @@ impl swarm::ChunkStore for Doors {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
                 self.metrics.disk.quarantined.inc();
                 self.store.quarantine(id).await.map_err(|e| refuse(&e))?;
+                self.healer.report_lost(id);
                 Err(Refusal::Corrupt)
             }
             Err(error) => {
@@ -145,6 +157,11 @@ impl swarm::ChunkStore for Doors {
                 Err(Refusal::Failed)
             }
         }
+    }
+
+    async fn store(&self, id: ChunkId, bytes: Bytes, dots: Vec<Dot>) -> Result<(), Refusal> {
+        let chunk = Chunk::verify(id, bytes).map_err(|_| Refusal::Corrupt)?;
+        self.store.put(chunk, &dots).await.map_err(|e| refuse(&e))
     }
 
     async fn held(&self, ids: Vec<ChunkId>) -> Result<Vec<bool>, Refusal> {
@@ -267,7 +284,9 @@ pub(super) async fn inbound(
     mut calls: mpsc::Receiver<Inbound>,
     gossip: gossip::Handle,
     catalog: CatalogHandle,
+    healer: healer::Handle,
     store: Store,
+    operator: Operator,
     tasks: Tasks,
 ) {
     let stop = tasks.stop().clone();
@@ -282,6 +301,20 @@ pub(super) async fn inbound(
                 });
             }
             swarm::Service::Catalog => catalog.inbound(call).await,
+            swarm::Service::Replicator => healer.inbound(call),
+            swarm::Service::Operations => {
+                let operator = operator.clone();
+                tasks.spawn(async move {
+                    let Ok(question) = minicbor::decode::<Question>(&call.body) else {
+                        debug!(peer = %call.from.node, "a question that is not known");
+                        return;
+                    };
+                    if let Some(answer) = operator.answer(question).await {
+                        let answer = minicbor::to_vec(&answer).expect("an answer of ours encodes");
+                        call.reply.send(answer.into());
+                    }
+                });
+            }
             swarm::Service::Load => {
                 let store = store.clone();
                 tasks.spawn(async move {
@@ -372,7 +405,12 @@ pub(super) async fn measure(
             metrics.membership.datagrams_dropped.inc_by(total.saturating_sub(dropped));
             dropped = total;
         }
-        metrics.transfers.in_flight.set(i64::try_from(swarm.stats().in_flight).unwrap_or(i64::MAX));
+        let stats = swarm.stats();
+        metrics.transfers.in_flight.set(i64::try_from(stats.in_flight).unwrap_or(i64::MAX));
+        if let Some(suite) = stats.cipher_suite {
+            metrics.transfers.cipher.clear();
+            metrics.transfers.cipher.get_or_create(&CipherLabels { suite }).set(1);
+        }
         if stop.run_until_cancelled(tokio::time::sleep(MEASURE_EVERY)).await.is_none() {
             return;
         }
