@@ -423,7 +423,7 @@ impl Replicator {
                 if self.placement.is_reachable(&to) && self.placement.owners(&chunk).contains(&to) {
                     self.step(step);
                 } else {
-                    self.plan.sent(chunk, to);
+                    self.plan.dropped(chunk, to);
                 }
             }
             while let Some(chunk) = self.fetches.next(now) {
@@ -831,14 +831,14 @@ impl Replicator {
             }
             (Call::Send(chunk, to), Done::Sent(sent)) => match sent {
                 Sent::Stored(bytes) => {
-                    self.plan.sent(chunk, to);
+                    self.plan.copied(chunk, to);
                     self.repaired.0 += 1;
                     self.repaired.1 += bytes;
                     if bytes > 0 {
                         self.events.push_back(Event::Moved { chunk, to, bytes });
                     }
                 }
-                Sent::NotHere => self.plan.sent(chunk, to),
+                Sent::NotHere => self.plan.dropped(chunk, to),
                 Sent::Failed => self.plan.failed(now, chunk, to),
             },
             (Call::Fetch(chunk), Done::Fetched(size)) => self.fetches.fetched(now, chunk, size.is_some()),

@@ -27,9 +27,13 @@ fn healing(seed: u64) -> Options {
     options
 }
 
+fn setup() -> Setup {
+    Setup { slow_uploads: true, gc_grace: Duration::from_secs(8), ..Setup::default() }
+}
+
 /// Runs seeds; prints those that break something, shrinks the first of them, and fails.
 fn sweep(title: &str, count: u64, options: impl Fn(u64) -> Options) -> Report {
-    let setup = Setup::default();
+    let setup = setup();
     let mut sum = Report::default();
     let first = number("SEED", 0);
     let mut broken = Vec::new();
@@ -62,7 +66,7 @@ const SEEDS: u64 = 40;
 
 /// Runs the seeds with a bug until one of `invariants` is found to be broken.
 fn missed(name: &str, invariants: &[&str], plant: fn(&mut Faults)) -> Option<String> {
-    let mut setup = Setup::default();
+    let mut setup = setup();
     plant(&mut setup.heal);
     for seed in 0..SEEDS {
         let report = run::<Node>(&Plan::new(healing(seed)), setup);

@@ -210,6 +210,15 @@ fn nothing_is_deleted_while_too_many_are_dead() {
         let health = world.nodes[at].machine.as_ref().unwrap().health(Instant::from_micros(400_000_000));
         assert!(health.breaker && health.slow);
     }
+    // Two died together: single copies at the full cap and before the others, those at a tenth of it.
+    let fast = world.paces.iter().filter(|(pace, _)| *pace == Pace::Full).count();
+    assert!(fast > 0 && fast < world.paces.len(), "{:?}", world.paces);
+    assert!(
+        world.paces.iter().all(|(pace, copies)| (*pace == Pace::Full) == (*copies == 1)),
+        "{:?}",
+        world.paces
+    );
+    world.paces.clear();
     world.start(0);
     world.start(1);
     world.run(300 * SECOND);

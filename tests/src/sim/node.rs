@@ -64,6 +64,8 @@ pub struct Setup {
     pub gc_grace: Duration,
     /// `INVENTORY_INTERVAL_SECS`.
     pub inventory_interval: Duration,
+    /// Whether some uploads take so long that a grace ends while they are under way.
+    pub slow_uploads: bool,
     /// Planted in the replicator and its store.
     pub heal: replicator::Faults,
 }
@@ -81,6 +83,7 @@ impl Default for Setup {
             handoff_grace: Duration::from_secs(20),
             gc_grace: Duration::from_secs(15),
             inventory_interval: Duration::from_secs(20),
+            slow_uploads: false,
             heal: replicator::Faults::default(),
         }
     }
@@ -347,6 +350,8 @@ pub struct Node {
     next_command: u64,
     placements: BTreeMap<u64, (Placing, Placement, ChunkId)>,
     next_placement: u64,
+    /// Uploads whose second chunk is still to come.
+    slow: VecDeque<(Instant, Placing, ChunkId, Durability)>,
     next_sweep: Instant,
     outputs: VecDeque<Output<Node>>,
 }
@@ -362,6 +367,9 @@ fn id16(seed: u64, part: &str, index: u64) -> [u8; 16] {
 
 /// How often unpublished `fast` versions are looked for.
 const SWEEP: Duration = Duration::from_secs(3);
+
+/// Between the chunks of a slow upload.
+const SLOW: Duration = Duration::from_secs(34);
 
 /// How long an exchange of members waits for an answer.
 const EXCHANGE_DEADLINE: Duration = Duration::from_secs(2);
@@ -489,6 +497,10 @@ impl Node {
             let (command, issued) = match (placing, done) {
                 (Placing::Shared { operation, dot, value, durability }, true) => {
                     let placing = Placing::Client { operation, dot, value };
+                    if self.setup.slow_uploads && value.digest()[1] < 32 {
+                        self.slow.push_back((clocks.now + SLOW, placing, value, durability));
+                        continue;
+                    }
                     self.place(room, clocks.now, placing, value, durability);
                     continue;
                 }
@@ -657,6 +669,11 @@ impl Node {
                 }
                 if self.next_sweep <= now {
                     self.sweep(room, now)?;
+                }
+                while self.slow.front().is_some_and(|(due, ..)| *due <= now) {
+                    if let Some((_, placing, value, durability)) = self.slow.pop_front() {
+                        self.place(room, now, placing, value, durability);
+                    }
                 }
                 self.heal_timeout(room, now);
             }
@@ -929,6 +946,7 @@ impl Process for Node {
             next_command: 0,
             placements: BTreeMap::new(),
             next_placement: 0,
+            slow: VecDeque::new(),
             next_sweep: clocks.now + SWEEP,
             outputs: VecDeque::new(),
             seat,
@@ -968,6 +986,7 @@ impl Process for Node {
             .chain(machines.into_iter().flatten())
             .chain([self.next_sweep])
             .chain(self.healing.poll_timeout())
+            .chain(self.slow.front().map(|(due, ..)| *due))
             .min()
     }
 
@@ -1034,7 +1053,8 @@ impl Process for Node {
     }
 
     fn uploading(&self) -> Vec<Dot> {
-        self.placements.values().map(|(placing, ..)| placing.dot()).collect()
+        let slow = self.slow.iter().map(|(_, placing, ..)| placing.dot());
+        self.placements.values().map(|(placing, ..)| placing.dot()).chain(slow).collect()
     }
 
     fn keeps(&self, room: &Room, chunk: &ChunkId) -> bool {

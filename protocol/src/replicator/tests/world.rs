@@ -66,6 +66,8 @@ pub struct World {
     pub fates: BTreeMap<Dot, Fate>,
     pub chunks: BTreeMap<Dot, Vec<ChunkId>>,
     pub sent: u64,
+    /// Of every sending: how fast, and how many copies could be reached when it began.
+    pub paces: Vec<(Pace, usize)>,
     pub broken: Vec<String>,
     events: BTreeMap<(Instant, u64), Event>,
     next: u64,
@@ -131,6 +133,7 @@ impl World {
             fates: BTreeMap::new(),
             chunks: BTreeMap::new(),
             sent: 0,
+            paces: Vec::new(),
             broken: Vec::new(),
             events: BTreeMap::new(),
             next: 0,
@@ -419,7 +422,10 @@ impl World {
                 (id, Done::References(node.shelf.references(&worth, &chunk)), 2)
             }
             Action::Send { .. } if self.stalled == Some(at) => return,
-            Action::Send { id, chunk, to, .. } => {
+            Action::Send { id, chunk, to, pace } => {
+                let reachable = self.holders(&chunk).into_iter().filter(|at| self.is_up(*at)).count();
+                self.paces.push((pace, reachable));
+                let node = &mut self.nodes[at];
                 let row = node.shelf.row(&chunk).filter(|row| !row.gone).cloned();
                 match row.filter(|_| node.files.contains(&chunk) && !node.rotten.contains(&chunk)) {
                     Some(row) => {

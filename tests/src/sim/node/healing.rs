@@ -9,7 +9,7 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::memory::{Judge, Shelf};
 use kepler_protocol::replicator::message::{Answer, Question as Asked};
-use kepler_protocol::replicator::rules::{Claim, Reference};
+use kepler_protocol::replicator::rules::{Claim, RECEIPT_VALID, Reference};
 use kepler_protocol::replicator::{
     Action, ActionId, Config, Done, Faults, Input as Told, Pace, Replicator, Sent as Came, Unreachable,
 };
@@ -507,7 +507,10 @@ impl Node {
         witness.break_if(!died.is_empty(), "I8", || {
             format!("{me} released {} within its grace after the death of {died:?}", claim.chunk)
         });
-        let _ = now;
+        let age = now.since(claim.asked_at);
+        room.witness.break_if(age >= RECEIPT_VALID, "I8", || {
+            format!("{me} released {} against receipts it asked for {age:?} ago", claim.chunk)
+        });
         self.deleted(room, &claim.chunk, false);
     }
 
