@@ -447,7 +447,8 @@ impl Healer {
             until_secs: waiting.remaining.map(|remaining| remaining.as_secs()),
         });
         NodeHealth {
-            under_replicated: health.under_replicated,
+            // What is fetched anew is lacking here, and nobody else may know yet.
+            under_replicated: health.under_replicated + health.fetching,
             single_copy: health.single_copy,
             missing: health.missing,
             surplus: health.surplus,
@@ -455,6 +456,7 @@ impl Healer {
             moving_bytes: health.moving_bytes,
             scrub,
             breaker: health.breaker,
+            paused: health.paused,
             waiting: waiting.collect(),
             ..NodeHealth::idle(self.me)
         }

@@ -375,6 +375,11 @@ impl Fetches {
         self.wanted.values().filter(|fetch| !fetch.under_way).map(|fetch| fetch.due).min()
     }
 
+    /// How many were tried at least twice: nobody who answers has them.
+    pub fn in_vain(&self) -> usize {
+        self.wanted.values().filter(|fetch| fetch.tries >= 2).count()
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.wanted.len()
