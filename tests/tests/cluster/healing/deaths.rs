@@ -9,7 +9,7 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_tests::cluster::{Cluster, eventually, scaled};
 
 use super::{
-    Load, MIB, Owners, background_bytes, exactly_placed, holders, misplaced, read_all, sent_in_background,
+    Load, MIB, Owners, background_bytes, exactly_placed, holders, misplaced, read_all, sent_in_background, verify,
     wipe, with, write,
 };
 
