@@ -54,7 +54,7 @@ pub use limits::Limits;
 pub use transfer::{MAX_DOTS, MAX_IDS};
 
 /// The largest body of a call and of its answer, in bytes.
-pub const MAX_BODY_BYTES: usize = 1 << 20;
+pub const MAX_BODY_BYTES: usize = kepler_protocol::wire::MAX_CALL_BYTES;
 
 /// The key of a cluster whose operator set none: it keeps nobody out, but leaves one code path.
 const NO_CLUSTER_KEY: [u8; 32] = [0; 32];

@@ -301,7 +301,9 @@ impl Handle {
         dots: &[Dot],
         how: How,
     ) -> Result<bool, TransferError> {
-        if how.pace.is_none() && chunk.bytes().len() <= LINE_BYTES && dots.len() <= LINE_DOTS {
+        // A line has no pace, and says nothing of lost references.
+        let plain = how.pace.is_none() && !how.recovered;
+        if plain && chunk.bytes().len() <= LINE_BYTES && dots.len() <= LINE_DOTS {
             return self.push_on_line(to, chunk, dots).await.map(|()| true);
         }
         let (limits, counters) = (&self.inner.limits, &*self.inner.counters);

@@ -89,9 +89,8 @@ pub(super) struct Offer {
 
 impl Offer {
     pub(super) fn new(chunk: &Chunk, dots: &[Dot], how: How) -> Self {
-        let (id, size) = (chunk.id(), chunk.bytes().len() as u64);
-        let How { pace, recovered } = how;
-        Self { id, size, dots: dots.to_vec(), background: pace.is_some(), recovered }
+        let (id, size, dots) = (chunk.id(), chunk.bytes().len() as u64, dots.to_vec());
+        Self { id, size, dots, background: how.pace.is_some(), recovered: how.recovered }
     }
 }
 
@@ -223,7 +222,6 @@ pub(super) async fn push<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let pace = how.pace;
     let offer = Request::Push(Offer::new(chunk, dots, how));
     within(limits.stall, write_message(&mut io, &offer)).await?;
     let patience = limits.slot_wait + limits.answer;
@@ -233,7 +231,7 @@ where
         other => return Err(other.into_error()),
     }
     let (mut reader, mut writer) = io.split();
-    let flow = limits.flow(pace);
+    let flow = limits.flow(how.pace);
     let sending = write_flow(&mut writer, chunk.bytes(), limits.stall, flow, |n| {
         counters.chunk_bytes_out.fetch_add(n as u64, Ordering::Relaxed);
     });

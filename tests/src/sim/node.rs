@@ -157,11 +157,13 @@ impl Durable for Room {
     fn back_up(&mut self) {
         self.backup = self.db.clone();
         self.backup_shelf = self.shelf.clone();
+        self.witness.back_up();
     }
 
     fn restore(&mut self) {
         self.db = std::mem::take(&mut self.backup);
         self.shelf = std::mem::take(&mut self.backup_shelf);
+        self.witness.restore();
     }
 
     fn lose_database(&mut self) {
@@ -241,6 +243,13 @@ pub enum Question {
     Probe,
     /// To membership: what I know; what do you?
     Exchange(Vec<u8>),
+}
+
+/// A question to whoever has this identity key, or to anybody at the address.
+#[derive(Clone, Debug)]
+pub struct Addressed {
+    key: Option<[u8; 32]>,
+    request: Question,
 }
 
 /// An answer to a peer.
@@ -342,14 +351,8 @@ pub struct Node {
     outputs: VecDeque<Output<Node>>,
 }
 
-fn minicbor_bytes<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
-    minicbor::to_vec(message).expect("encoding to memory does not fail")
-}
-
-/// What one replica sends another takes: anything else is a bug that a run should end with.
-fn parse<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> T {
-    minicbor::decode(bytes).expect("a replica sends what a replica takes")
-}
+/// Anything else is a bug that a run should end with.
+const SOUND: &str = "a replica sends what a replica takes";
 
 fn id16(seed: u64, part: &str, index: u64) -> [u8; 16] {
     let mut id = [0; 16];
@@ -380,6 +383,9 @@ impl Node {
 
     fn request(&mut self, to: NodeId, request: Question, deadline: Instant, sent: Sent) {
         let Some(to) = self.place_of(&to) else { return };
+        // The transport proves identities: another process under the same id is not who is meant.
+        let id = self.seat.ids[to];
+        let request = Addressed { key: self.swim.member(&id).map(|(_, s)| s.metadata.key), request };
         self.next_request += 1;
         let id = self.next_request;
         self.sent.insert(id, sent);
@@ -542,7 +548,8 @@ impl Node {
             Input::Datagram { from, bytes } => {
                 self.swim.handle_datagram(now, address(from), &bytes);
             }
-            Input::Request { from, token, request } => {
+            Input::Request { request: Addressed { key: Some(key), .. }, .. } if key != self.key => {}
+            Input::Request { from, token, request: Addressed { request, .. } } => {
                 let node = self.seat.ids[from];
                 match request {
                     Question::Store(chunk, dot) => {
@@ -572,7 +579,7 @@ impl Node {
                         }
                     }
                     Question::Replica(key, bytes) => {
-                        let request = parse::<Request>(&bytes);
+                        let request = Request::from_bytes(&bytes).expect(SOUND);
                         let from = Peer { node, key };
                         let input = replica::Input::Request { from, token, request };
                         self.replica.handle(&mut room.db, now, input)?;
@@ -585,7 +592,7 @@ impl Node {
                     Some(Sent::Replica(id)) => {
                         let id = *id;
                         let result = match response {
-                            Some(Reply::Replica(bytes)) => Ok(parse::<Response>(&bytes)),
+                            Some(Reply::Replica(bytes)) => Ok(Response::from_bytes(&bytes).expect(SOUND)),
                             _ => Err(Unreachable),
                         };
                         let input = replica::Input::Response { id, from: node, result };
@@ -730,11 +737,11 @@ impl Node {
                 }
             }
             replica::Output::Request { to, id, request, deadline } => {
-                let question = Question::Replica(self.key, minicbor_bytes(&request));
+                let question = Question::Replica(self.key, request.to_bytes());
                 self.request(to, question, clocks.now + deadline, Sent::Replica(id));
             }
             replica::Output::Response { token, response } => {
-                let response = Reply::Replica(minicbor_bytes(&response));
+                let response = Reply::Replica(response.to_bytes());
                 self.outputs.push_back(Output::Response { token, response });
             }
             replica::Output::Announce(announcement) => self.swim.set_announcement(announcement),
@@ -827,7 +834,7 @@ impl Node {
 impl Process for Node {
     type Durable = Room;
     type Config = Setup;
-    type Request = Question;
+    type Request = Addressed;
     type Response = Reply;
 
     fn blank(_: &Setup, seat: &Seat) -> Room {

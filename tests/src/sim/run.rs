@@ -172,9 +172,8 @@ impl fmt::Display for Report {
 /// How long a cluster may take to become ready at first, and again when everything is healed.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
-/// How long after that a node may refuse writes: a member that missed a rumour learns of it from a
-/// full-state exchange, which comes every 30 s.
-const WRITES_WITHIN: Duration = Duration::from_secs(40);
+/// How long after that a node may refuse writes: its view may still lack somebody whose rumour it missed.
+const WRITES_WITHIN: Duration = Duration::from_secs(15);
 
 /// How long catalogs may differ once everything is healed and all are ready.
 const EQUAL_WITHIN: Duration = Duration::from_secs(30);
@@ -421,8 +420,13 @@ impl<P: Process> Run<P> {
                 if !process.keeps(&node.durable, &chunk) {
                     return Some(format!("nothing refers to {chunk}, which stays on {}", node.id));
                 }
-                if !owners(&chunk)?.contains(&place) {
+                let owners = owners(&chunk)?;
+                if !owners.contains(&place) {
                     return Some(format!("{chunk} stays on {}, which does not own it", node.id));
+                }
+                let lacks = |owner: &&Place| !nodes[**owner].durable.holds(&chunk);
+                if let Some(owner) = owners.iter().find(lacks).filter(|_| node.durable.holds(&chunk)) {
+                    return Some(format!("{chunk} is on {}, and n{owner} lacks it", node.id));
                 }
             }
         }

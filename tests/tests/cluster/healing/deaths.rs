@@ -9,8 +9,8 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_tests::cluster::{Cluster, eventually, scaled};
 
 use super::{
-    Load, MIB, Owners, background_bytes, exactly_placed, holders, misplaced, read_all, sent_in_background, verify,
-    wipe, with, write,
+    Load, MIB, Owners, background_bytes, exactly_placed, holders, misplaced, read_all, sent_in_background,
+    verify, wipe, with, write,
 };
 
 /// The full number is 500.
