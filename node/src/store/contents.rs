@@ -9,7 +9,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
 
 use bytes::Bytes;
 use kepler_protocol::chunk::{Chunk, ChunkId};
@@ -60,12 +59,6 @@ pub(super) fn find(db: &Connection, id: &ChunkId) -> Result<Option<(Held, Place)
 /// Drops the row of a chunk, with the bytes if they are in the database; says how many bytes it had.
 /// A file is left: see [`unlink_files`].
 pub(super) fn delete(db: &Connection, id: &ChunkId) -> rusqlite::Result<Option<u64>> {
-    // Lost references are not found again with the bytes.
-    db.prepare_cached(
-        "INSERT INTO lost_references SELECT id FROM chunks WHERE id = ?1 AND recovered = 1
-         ON CONFLICT DO NOTHING",
-    )?
-    .execute([id.to_string()])?;
     let deleted = db
         .prepare_cached("DELETE FROM chunks WHERE id = ?1 RETURNING size, packed")?
         .query_row([id.to_string()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)))
@@ -145,7 +138,14 @@ impl Store {
             chunk_file::quarantine_bytes(&self.inner.layout, id, &bytes)
                 .map_err(WriteError::io("quarantine", &path))?;
         }
-        let size = self.execute_now(move |tx| Ok(delete(tx.connection, &id)?))?;
+        let size = self.execute_now(move |tx| {
+            let text = id.to_string();
+            // References that were lost with a database are still lost once it is fetched anew.
+            let lost = "INSERT INTO lost_references SELECT id FROM chunks WHERE id = ?1 AND recovered = 1
+                        ON CONFLICT DO NOTHING";
+            tx.connection.prepare_cached(lost)?.execute([text])?;
+            Ok(delete(tx.connection, &id)?)
+        })?;
         if let Some(size) = size {
             self.subtract_totals(1, size);
         }
@@ -153,31 +153,42 @@ impl Store {
     }
 
     /// For each chunk whether its bytes are on the disk, unread. Blocks.
-    pub(super) fn bytes_present(&self, places: &[(ChunkId, Option<Place>)]) -> Vec<bool> {
+    ///
+    /// # Errors
+    /// The database failed.
+    pub(super) fn bytes_present(&self, ids: &[ChunkId]) -> Result<Vec<bool>, DatabaseError> {
+        let places: Vec<Option<Place>> = self.read_now(|db| {
+            ids.iter()
+                .map(|id| Ok(find(db, id)?.map(|(_, place)| place)))
+                .collect::<Result<_, DatabaseError>>()
+        })?;
         let layout = &self.inner.layout;
-        let mut folders: HashMap<PathBuf, usize> = HashMap::new();
-        for (id, _) in places.iter().filter(|(_, place)| *place == Some(Place::File)) {
-            *folders.entry(layout.folder(id)).or_default() += 1;
+        let mut folders: HashMap<_, usize> = HashMap::new();
+        for (id, place) in ids.iter().zip(&places) {
+            if *place == Some(Place::File) {
+                *folders.entry(layout.folder(id)).or_default() += 1;
+            }
         }
-        let listed: HashMap<PathBuf, HashSet<OsString>> = folders
-            .into_iter()
-            .filter(|(_, wanted)| *wanted >= LIST_FOLDER_FROM)
-            .map(|(folder, _)| {
-                // A folder that cannot be read is as good as empty: each chunk in it is looked at again before
-                // anything is done about it.
-                let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-                let names = entries.map(|entry| entry.file_name()).collect();
-                (folder, names)
-            })
-            .collect();
-        let present = places.iter().map(|(id, place)| match (place, listed.get(&layout.folder(id))) {
-            (None, _) => false,
-            // They come and go with the row.
-            (Some(Place::Row(_)), _) => true,
-            (Some(Place::File), Some(names)) => names.contains(&OsString::from(id.to_string())),
-            (Some(Place::File), None) => layout.chunk(id).exists(),
+        let mut listed: HashMap<_, HashSet<OsString>> = HashMap::new();
+        for (folder, wanted) in folders {
+            if wanted >= LIST_FOLDER_FROM {
+                // A folder that cannot be read is as good as empty: each chunk in it is looked up again
+                // before anything is done about it.
+                let names =
+                    fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+                listed.insert(folder, names.collect());
+            }
+        }
+        let present = ids.iter().zip(places).map(|(id, place)| match place {
+            None => false,
+            // Bytes in the database come and go with their row.
+            Some(Place::Row(_)) => true,
+            Some(Place::File) => match listed.get(&layout.folder(id)) {
+                Some(names) => names.contains(&OsString::from(id.to_string())),
+                None => layout.chunk(id).exists(),
+            },
         });
-        present.collect()
+        Ok(present.collect())
     }
 
     /// Whether the chunk is entered and its file has these very bytes. A file without a row may not be
@@ -256,7 +267,7 @@ pub(super) fn salvage(from: &std::path::Path, into: &Connection) -> rusqlite::Re
     Ok(found)
 }
 
-/// Removes the files of chunks, of those that have one, durably.
+/// Unlinks the files of chunks durably; none need be there. The only place that does.
 pub(super) fn unlink_files(layout: &Layout, ids: &[ChunkId]) -> io::Result<()> {
     let mut folders = BTreeSet::new();
     for id in ids {

@@ -16,7 +16,6 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::Store;
 use super::catalog::{all, damaged};
 use super::clock::elapsed;
-use super::contents::{self, Place};
 use super::error::DatabaseError;
 use super::references::Judge;
 
@@ -27,8 +26,9 @@ impl Store {
     /// The database failed.
     pub async fn holdings(&self, after: Option<ChunkId>) -> Result<Page, DatabaseError> {
         let now = self.inner.clock.running_millis();
-        let (mut page, places) = self.query(move |db| read_page(db, after, now)).await?;
-        let present = self.on_disk(move |store| store.bytes_present(&places)).await;
+        let mut page = self.query(move |db| read_page(db, after, now)).await?;
+        let ids: Vec<ChunkId> = page.holdings.iter().map(|holding| holding.chunk).collect();
+        let present = self.on_disk(move |store| store.bytes_present(&ids)).await?;
         for (holding, present) in page.holdings.iter_mut().zip(present) {
             holding.file = present;
         }
@@ -40,27 +40,26 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn look(&self, items: Vec<Item>) -> Result<Vec<Holds>, DatabaseError> {
-        let (found, places) = self
+        let ids: Vec<ChunkId> = items.iter().map(|item| item.chunk).collect();
+        let found = self
             .query(move |db| {
                 let mut judge = Judge::new(db);
-                let (mut found, mut places) = (Vec::with_capacity(items.len()), Vec::new());
-                for item in &items {
-                    let place = contents::find(db, &item.chunk)?.map(|(_, place)| place);
-                    places.push((item.chunk, place));
-                    found.push(match place {
-                        None => Holds::Lacks,
-                        Some(_) => {
-                            let kept = judge.references(&item.chunk)?;
-                            let kept = kept.iter().filter(|(_, worth)| **worth != Reference::Ended);
-                            let same = digest_of(kept.map(|(dot, _)| dot)) == item.references;
-                            if same { Holds::Same } else { Holds::Other }
+                let mut row = db.prepare_cached("SELECT 1 FROM chunks WHERE id = ?1 AND gone = 0")?;
+                items
+                    .iter()
+                    .map(|item| {
+                        if !row.exists([item.chunk.to_string()])? {
+                            return Ok(Holds::Lacks);
                         }
-                    });
-                }
-                Ok((found, places))
+                        let kept = judge.references(&item.chunk)?;
+                        let kept = kept.iter().filter(|(_, worth)| **worth != Reference::Ended);
+                        let same = digest_of(kept.map(|(dot, _)| dot)) == item.references;
+                        Ok(if same { Holds::Same } else { Holds::Other })
+                    })
+                    .collect::<Result<Vec<_>, DatabaseError>>()
             })
             .await?;
-        let present = self.on_disk(move |store| store.bytes_present(&places)).await;
+        let present = self.on_disk(move |store| store.bytes_present(&ids)).await?;
         let holds = found.into_iter().zip(present);
         Ok(holds.map(|(holds, present)| if present { holds } else { Holds::Lacks }).collect())
     }
@@ -100,10 +99,7 @@ impl Store {
     }
 }
 
-/// A page, and where the bytes of each chunk on it should be.
-type Paged = (Page, Vec<(ChunkId, Option<Place>)>);
-
-fn read_page(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Paged, DatabaseError> {
+fn read_page(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Page, DatabaseError> {
     // One snapshot for all queries of the page.
     let snapshot = db.unchecked_transaction()?;
     let page = read_page_in(&snapshot, after, now);
@@ -111,16 +107,15 @@ fn read_page(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Paged,
     page
 }
 
-fn read_page_in(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Paged, DatabaseError> {
+fn read_page_in(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Page, DatabaseError> {
     let after = after.map_or_else(String::new, |id| id.to_string());
     let mut statement = db.prepare_cached(
-        "SELECT id, size, recovered, packed FROM chunks WHERE id > ?1 AND gone = 0 ORDER BY id LIMIT ?2",
+        "SELECT id, size, recovered FROM chunks WHERE id > ?1 AND gone = 0 ORDER BY id LIMIT ?2",
     )?;
     let limit = i64::try_from(PAGE).unwrap_or(i64::MAX);
-    let rows: Vec<(String, i64, bool, Option<i64>)> = all(&mut statement, params![after, limit], |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-    })?;
-    let Some((last, ..)) = rows.last() else { return Ok(Paged::default()) };
+    let rows: Vec<(String, i64, bool)> =
+        all(&mut statement, params![after, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let Some((last, ..)) = rows.last() else { return Ok(Page::default()) };
     let kept = kept_references(db, &after, last)?;
     let surplus = surplus_marks(db, &after, last, now)?;
     let unreferenced: BTreeMap<String, i64> = all(
@@ -132,13 +127,11 @@ fn read_page_in(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Pag
     )?
     .into_iter()
     .collect();
-    let (mut holdings, mut places) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-    for (text, size, recovered, packed) in &rows {
+    let mut holdings = Vec::with_capacity(rows.len());
+    for (text, size, recovered) in &rows {
         let dots = kept.get(text);
-        let chunk = text.parse().map_err(|_| damaged("a chunk id"))?;
-        places.push((chunk, Some(packed.map_or(Place::File, Place::Row))));
         holdings.push(Holding {
-            chunk,
+            chunk: text.parse().map_err(|_| damaged("a chunk id"))?,
             size: u64::try_from(*size).unwrap_or(0),
             file: false,
             kept: *recovered || dots.is_some(),
@@ -147,7 +140,7 @@ fn read_page_in(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Pag
             surplus: surplus.get(text).cloned(),
         });
     }
-    Ok((Page { more: rows.len() == PAGE, holdings }, places))
+    Ok(Page { more: rows.len() == PAGE, holdings })
 }
 
 /// The references that have not ended of the chunks in a range, by chunk.

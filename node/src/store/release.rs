@@ -161,6 +161,7 @@ impl Store {
                 warn!(chunk = %id, %error, "could not unlink a chunk that is gone");
                 return Ok(Ok(size));
             }
+            // A small chunk that was stored anew meanwhile is there again, and counted as before.
             if store.execute(move |tx| Ok(forget_gone(tx.connection, &id)?)).await? {
                 store.subtract_totals(1, size);
             }
@@ -225,10 +226,9 @@ fn promised_until(db: &Connection, clock: &Clock, text: &str) -> Result<Option<I
     Ok(until.map(|until| clock.instant_of(until)))
 }
 
-/// Drops what is known of a chunk whose file is gone; says whether it was not stored anew meanwhile.
+/// Drops what is known of a chunk that is marked gone and has no file; says whether it was.
 fn forget_gone(db: &Connection, id: &ChunkId) -> rusqlite::Result<bool> {
     let text = id.to_string();
-    // Small chunks may have been stored anew meanwhile: their bytes come in one transaction.
     if !db.prepare_cached("SELECT 1 FROM chunks WHERE id = ?1 AND gone = 1")?.exists([&text])? {
         return Ok(false);
     }

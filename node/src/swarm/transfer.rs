@@ -89,9 +89,8 @@ pub(super) struct Offer {
 
 impl Offer {
     pub(super) fn new(chunk: &Chunk, dots: &[Dot], how: How) -> Self {
-        let (id, size) = (chunk.id(), chunk.bytes().len() as u64);
-        let How { pace, recovered } = how;
-        Self { id, size, dots: dots.to_vec(), background: pace.is_some(), recovered }
+        let (id, size, dots) = (chunk.id(), chunk.bytes().len() as u64, dots.to_vec());
+        Self { id, size, dots, background: how.pace.is_some(), recovered: how.recovered }
     }
 }
 
