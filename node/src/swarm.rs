@@ -10,7 +10,7 @@
 //! | `limits` | every bound and deadline |
 //! | `transport`, `tls`, `proof`, `muxer` | from a TCP socket to streams of a proved peer |
 //! | `membership`, `connection` | who may connect, where members are, opening streams |
-//! | `codec`, `transfer`, `calls` | what is said on a stream, both sides |
+//! | `codec`, `transfer`, `calls`, `line` | what is said on a stream, both sides |
 //! | `driver`, `handle` | the task that polls libp2p, and the way into it |
 //!
 //! Invariants:
@@ -28,6 +28,7 @@ mod connection;
 mod driver;
 mod handle;
 mod limits;
+mod line;
 mod membership;
 mod muxer;
 mod proof;
@@ -53,7 +54,7 @@ pub use limits::Limits;
 pub use transfer::{MAX_DOTS, MAX_IDS};
 
 /// The largest body of a call and of its answer, in bytes.
-pub const MAX_BODY_BYTES: usize = 1 << 20;
+pub const MAX_BODY_BYTES: usize = kepler_protocol::wire::MAX_CALL_BYTES;
 
 /// The key of a cluster whose operator set none: it keeps nobody out, but leaves one code path.
 const NO_CLUSTER_KEY: [u8; 32] = [0; 32];
@@ -138,6 +139,16 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// It cannot be read, or is corrupt.
     async fn read(&self, id: ChunkId) -> Result<Option<Chunk>, Refusal>;
 
+    /// Takes a small chunk that came whole; makes it and its references durable.
+    ///
+    /// # Errors
+    /// [`Refusal::Corrupt`] if the bytes do not hash to the id, or whatever failed.
+    async fn store(&self, id: ChunkId, bytes: Bytes, dots: Vec<Dot>) -> Result<(), Refusal> {
+        let mut incoming = self.receive(id, bytes.len() as u64).await?;
+        incoming.write(bytes).await?;
+        incoming.finish(dots).await
+    }
+
     /// Which of these chunks are here, in the order asked; at most [`MAX_IDS`].
     ///
     /// # Errors
@@ -177,6 +188,20 @@ pub enum Service {
     Replicator,
     /// `/kepler/operations/1`: health, and what an operator asks of all nodes through one.
     Operations,
+}
+
+impl Service {
+    const ALL: [Self; 3] = [Self::Catalog, Self::Gossip, Self::Load];
+
+    /// Its number on a line.
+    fn code(self) -> u8 {
+        let at = Self::ALL.iter().position(|service| *service == self);
+        u8::try_from(at.expect("ALL has every service")).expect("there are few")
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
 }
 
 /// The other end of a connection: a member that proved its identity key and the cluster key.

@@ -152,9 +152,9 @@ impl CatalogHandle {
             debug!(peer = %inbound.from.node, "a request is dropped: too much waits");
             return;
         }
-        let Ok(request) = minicbor::decode::<Request>(&inbound.body) else {
-            debug!(peer = %inbound.from.node, "a request that does not parse");
-            return;
+        let request = match Request::from_bytes(&inbound.body) {
+            Ok(request) => request,
+            Err(error) => return debug!(peer = %inbound.from.node, %error, "a request that does not parse"),
         };
         let token = self.waiting.next.fetch_add(1, Ordering::Relaxed);
         let from = Peer { node: inbound.from.node, key: inbound.from.key };
@@ -228,12 +228,16 @@ impl Driver {
             }
             Output::Request { to, id, request, deadline } => {
                 let (swarm, handle) = (self.swarm.clone(), self.handle.clone());
-                let body = Bytes::from(minicbor::to_vec(&request).expect("a request of ours encodes"));
+                let body = Bytes::from(request.to_bytes());
                 self.tasks.spawn(async move {
                     let answer = swarm.call(to, swarm::Service::Catalog, body, deadline).await;
                     let result = answer
                         .map_err(|error| debug!(peer = %to, %error, "no answer"))
-                        .and_then(|body| minicbor::decode::<Response>(&body).map_err(|_| ()))
+                        .and_then(|body| {
+                            let parsed = Response::from_bytes(&body);
+                            parsed
+                                .map_err(|error| debug!(peer = %to, %error, "an answer that does not parse"))
+                        })
                         .map_err(|()| Unreachable);
                     let _ = handle.tell(Input::Response { id, from: to, result }).await;
                 });
@@ -241,7 +245,7 @@ impl Driver {
             Output::Response { token, response } => {
                 let waiting = &self.handle.waiting.replies;
                 if let Some(reply) = waiting.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&token) {
-                    reply.send(Bytes::from(minicbor::to_vec(&response).expect("a response of ours encodes")));
+                    reply.send(Bytes::from(response.to_bytes()));
                 }
             }
             Output::Operated(id, result) => {
@@ -280,7 +284,7 @@ impl Driver {
             }
             Output::Announce(announcement) => {
                 // Gossip ends before the store does; then nobody needs to know.
-                let _ = self.gossip.set_announcement(announcement).await;
+                let _ = self.gossip.set_announcement(announcement);
             }
             Output::Refused(reason) => warn!(reason, "this node is refused by the cluster"),
             Output::Written { name, dot, deleted } => {

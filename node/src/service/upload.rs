@@ -32,6 +32,9 @@ use crate::store::QueueRow;
 /// bytes in flight allow.
 const CHUNKS_IN_FLIGHT: usize = 6;
 
+/// Chunks up to this many bytes are hashed where they are: handing them over would take longer.
+const HASH_INLINE_BYTES: usize = 64 << 10;
+
 /// Within this after the last byte a write has succeeded, or is refused.
 const ANSWER_WITHIN: Duration = Duration::from_millis(9_500);
 
@@ -133,8 +136,12 @@ impl Service {
                     // Dropping the handle ends the task: nothing goes on for an upload that failed.
                     in_flight.push_back(AbortOnDropHandle::new(self.tasks.spawn(async move {
                         let _share = share;
-                        let hashed = tokio::task::spawn_blocking(move || leaf.into_chunk()).await;
-                        let chunk = hashed.map_err(|e| WriteError::Store(e.into()))?;
+                        let chunk = if leaf.len() <= HASH_INLINE_BYTES {
+                            leaf.into_chunk()
+                        } else {
+                            let hashed = tokio::task::spawn_blocking(move || leaf.into_chunk()).await;
+                            hashed.map_err(|e| WriteError::Store(e.into()))?
+                        };
                         let bytes = chunk.bytes().len();
                         let placing =
                             service.chunks.place(Source::Chunk(chunk), dot, durability, PLACEMENT_DEADLINE);
@@ -260,7 +267,10 @@ impl Service {
                 if durability == Durability::Fast && !reached.queued {
                     self.settle(dot).await;
                 }
-                if let Err(error) = self.store.note_links(dot, &links).await {
+                // Those of a file of one chunk were noted with the version.
+                if links.len() > 1
+                    && let Err(error) = self.store.note_links(dot, &links).await
+                {
                     warn!(version = %dot, %error, "could not note a file's direct links");
                 }
                 reached.tally.add(&acked, &[]);

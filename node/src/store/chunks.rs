@@ -1,4 +1,4 @@
-//! Chunks: their files and their rows.
+//! Chunks: storing, adopting, reading, setting aside.
 //!
 //! A chunk is stored when its row is committed, and the row is written after file and folder are
 //! durable. Operations on the file of one chunk exclude each other. A row marked *gone* is not there
@@ -8,14 +8,14 @@ use bytes::{Bytes, BytesMut};
 use kepler_protocol::chunk::{Chunk, ChunkId, MAX_CHUNK_BYTES};
 use kepler_protocol::time::UnixMillis;
 use kepler_protocol::version::Dot;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 use tokio::task::JoinHandle;
 use tracing::info;
 
 use super::chunk_file::{self, Sink};
 use super::clock::wall_millis;
+use super::contents::{self, PACKED_BYTES};
 use super::error::{DatabaseError, ReadError, WriteError};
-use super::layout::Layout;
 use super::references::insert_references;
 use super::{Store, recover};
 
@@ -37,20 +37,7 @@ impl Store {
     /// # Errors
     /// See [`WriteError`]; the chunk is then not vouched for.
     pub async fn put(&self, chunk: Chunk, dots: &[Dot]) -> Result<(), WriteError> {
-        let (id, size) = (chunk.id(), chunk.bytes().len() as u64);
-        let (_alone, written) = self
-            .alone_on_disk(&id, move |store| -> Result<(), WriteError> {
-                if store.has_intact(&chunk)? {
-                    return Ok(());
-                }
-                store.check_reserve(size)?;
-                let mut sink = Sink::create_verified(&store.inner.layout, &chunk)?;
-                sink.write(chunk.bytes())?;
-                sink.keep(&store.inner.layout)
-            })
-            .await;
-        written?;
-        self.enter(id, size, dots.to_vec()).await
+        self.store_bytes(chunk, dots.to_vec()).await
     }
 
     /// Begins to store a chunk whose bytes are still on their way.
@@ -76,7 +63,7 @@ impl Store {
     /// # Errors
     /// [`ReadError::Corrupt`] if it is rotten: quarantine it.
     pub async fn adopt(&self, id: ChunkId, dots: &[Dot]) -> Result<bool, ReadError> {
-        let (_alone, read) = self.alone_on_disk(&id, move |store| store.read_file(id)).await;
+        let (_alone, read) = self.alone_on_disk(&id, move |store| store.read_bytes(id)).await;
         match read {
             Ok(_) => {}
             Err(ReadError::Missing(_)) => return Ok(false),
@@ -103,7 +90,7 @@ impl Store {
     /// # Errors
     /// [`ReadError::Corrupt`] if it is rotten: [`Store::quarantine`] it.
     pub async fn read(&self, id: ChunkId) -> Result<Chunk, ReadError> {
-        self.on_disk(move |store| store.read_file(id)).await
+        self.on_disk(move |store| store.read_bytes(id)).await
     }
 
     /// Sets a chunk's file aside as evidence and forgets the chunk, but not its references: they hold
@@ -112,15 +99,13 @@ impl Store {
     /// # Errors
     /// The disk or the database failed.
     pub async fn quarantine(&self, id: ChunkId) -> Result<bool, WriteError> {
-        let (alone, read) = self.alone_on_disk(&id, move |store| store.read_file(id)).await;
+        let (alone, read) = self.alone_on_disk(&id, move |store| store.read_bytes(id)).await;
         if read.is_ok() {
             return Ok(false); // Somebody was quicker, and it has been replaced.
         }
-        self.forget(id).await?;
         self.on_disk(move |store| {
             let _alone = alone;
-            chunk_file::quarantine(&store.inner.layout, id)
-                .map_err(WriteError::io("quarantine", &store.inner.layout.chunk(&id)))
+            store.set_aside(id)
         })
         .await?;
         Ok(true)
@@ -131,7 +116,8 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn held(&self, ids: Vec<ChunkId>) -> Result<Vec<Option<Held>>, DatabaseError> {
-        self.query(move |db| ids.iter().map(|id| row(db, id)).collect()).await
+        self.query(move |db| ids.iter().map(|id| Ok(contents::find(db, id)?.map(|(held, _)| held))).collect())
+            .await
     }
 
     /// Chunks that are stored here, in the order of their CIDs, after `after`, at most `limit`.
@@ -158,34 +144,11 @@ impl Store {
         .await
     }
 
-    /// Drops the row of a chunk.
-    async fn forget(&self, id: ChunkId) -> Result<(), DatabaseError> {
-        let size = self
-            .execute(move |tx| {
-                tx.connection
-                    .prepare_cached(
-                        "INSERT INTO lost_references SELECT id FROM chunks WHERE id = ?1 AND recovered = 1
-                         ON CONFLICT DO NOTHING",
-                    )?
-                    .execute([id.to_string()])?;
-                Ok(tx
-                    .connection
-                    .prepare_cached("DELETE FROM chunks WHERE id = ?1 RETURNING size")?
-                    .query_row([id.to_string()], |row| row.get::<_, i64>(0))
-                    .optional()?)
-            })
-            .await?;
-        if let Some(size) = size {
-            self.subtract_totals(1, u64::try_from(size).unwrap_or(0));
-        }
-        Ok(())
-    }
-
     /// Writes the row and the references of a chunk whose file is durable.
-    async fn enter(&self, id: ChunkId, size: u64, dots: Vec<Dot>) -> Result<(), WriteError> {
+    pub(super) async fn enter(&self, id: ChunkId, size: u64, dots: Vec<Dot>) -> Result<(), WriteError> {
         let inserted = self
             .execute(move |tx| {
-                let inserted = insert_row(tx.connection, &id, size, false)?;
+                let inserted = insert_row(tx.connection, &id, size, None, false)?;
                 insert_references(tx.connection, &id, &dots)?;
                 Ok(inserted)
             })
@@ -196,29 +159,9 @@ impl Store {
         Ok(())
     }
 
-    /// Blocks.
-    pub(super) fn read_file(&self, id: ChunkId) -> Result<Chunk, ReadError> {
-        let held = self.read_now(|db| row(db, &id))?.ok_or(ReadError::Missing(id))?;
-        chunk_file::read(&self.inner.layout, id, held.size)
-    }
-
     fn create_sink(&self, id: ChunkId, size: u64) -> Result<Sink, WriteError> {
         self.check_reserve(size)?;
         Sink::create(&self.inner.layout, id, size)
-    }
-
-    /// Whether the chunk is entered and its file has these very bytes. A file without a row may not be
-    /// durable, so it is written again.
-    fn has_intact(&self, chunk: &Chunk) -> Result<bool, WriteError> {
-        let path = self.inner.layout.chunk(&chunk.id());
-        if !path.try_exists().map_err(WriteError::io("look for", &path))? {
-            return Ok(false);
-        }
-        if self.read_now(|db| row(db, &chunk.id()))?.is_none() {
-            return Ok(false);
-        }
-        // A file that cannot be read is replaced like one that is rotten.
-        Ok(chunk_file::is_same(&self.inner.layout, chunk).unwrap_or(false))
     }
 
     /// Gives chunk files without a row one. Blocks.
@@ -249,7 +192,8 @@ impl Store {
             {
                 continue;
             }
-            let inserted = self.execute_now(move |tx| Ok(insert_row(tx.connection, &id, size, false)?))?;
+            let inserted =
+                self.execute_now(move |tx| Ok(insert_row(tx.connection, &id, size, None, false)?))?;
             if inserted {
                 self.add_totals(1, size);
                 adopted += 1;
@@ -317,12 +261,19 @@ impl Incoming {
         let sink = self.settle().await?;
         let rest = self.gathered.split().freeze();
         let (id, size) = (self.id, self.size);
+        if sink.is_none() && size <= PACKED_BYTES as u64 {
+            if rest.len() as u64 != size {
+                return Err(self.broken());
+            }
+            let chunk = Chunk::verify(id, rest)?;
+            return self.store.store_bytes(chunk, dots.to_vec()).await;
+        }
         let (_alone, kept) = self
             .store
             .alone_on_disk(&self.id, move |store| {
                 let mut sink = sink.map_or_else(|| store.create_sink(id, size), Ok)?;
                 sink.write(&rest)?;
-                sink.keep(&store.inner.layout)
+                store.keep(sink)
             })
             .await;
         kept?;
@@ -361,22 +312,30 @@ impl Incoming {
 }
 
 /// Inserts the row of a stored chunk, or makes one that was *gone* valid; says whether there was none.
-fn insert_row(db: &Connection, id: &ChunkId, size: u64, recovered: bool) -> rusqlite::Result<bool> {
+/// `packed`: the row of its bytes, where it has no file.
+pub(super) fn insert_row(
+    db: &Connection,
+    id: &ChunkId,
+    size: u64,
+    packed: Option<i64>,
+    recovered: bool,
+) -> rusqlite::Result<bool> {
     let now = wall_millis();
     let text = id.to_string();
     let inserted = db
         .prepare_cached(
-            "INSERT INTO chunks (id, size, path, created_at, verified_at, recovered) VALUES (?1, ?2, ?3, ?4, ?5, \
-                 ?6 OR EXISTS (SELECT 1 FROM lost_references WHERE chunk_id = ?1))
+            "INSERT INTO chunks (id, size, path, created_at, verified_at, recovered, packed)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6 OR EXISTS (SELECT 1 FROM lost_references WHERE chunk_id = ?1), ?7)
              ON CONFLICT DO NOTHING",
         )?
         .execute(params![
             text,
             i64::try_from(size).unwrap_or(i64::MAX),
-            Layout::relative(id),
+            contents::path_of(id, packed),
             now,
             (!recovered).then_some(now),
-            recovered
+            recovered,
+            packed
         ])?;
     if inserted == 0 && !recovered {
         db.prepare_cached("UPDATE chunks SET verified_at = ?2, gone = 0 WHERE id = ?1")?
@@ -387,21 +346,14 @@ fn insert_row(db: &Connection, id: &ChunkId, size: u64, recovered: bool) -> rusq
 
 /// Inserts the row of a chunk file that was found after the database was lost.
 pub(super) fn insert_found(db: &Connection, id: &ChunkId, size: u64) -> rusqlite::Result<bool> {
-    insert_row(db, id, size, true)
-}
-
-fn row(db: &Connection, id: &ChunkId) -> Result<Option<Held>, DatabaseError> {
-    let mut statement =
-        db.prepare_cached("SELECT size, verified_at FROM chunks WHERE id = ?1 AND gone = 0")?;
-    let mut rows = statement.query([id.to_string()])?;
-    rows.next()?.map(held_at_0).transpose()
+    insert_row(db, id, size, None, true)
 }
 
 fn any_row(db: &Connection, id: &ChunkId) -> Result<bool, DatabaseError> {
     Ok(db.prepare_cached("SELECT 1 FROM chunks WHERE id = ?1")?.exists([id.to_string()])?)
 }
 
-fn held_at_0(row: &rusqlite::Row<'_>) -> Result<Held, DatabaseError> {
+pub(super) fn held_at_0(row: &rusqlite::Row<'_>) -> Result<Held, DatabaseError> {
     let verified: Option<i64> = row.get(1)?;
     Ok(Held {
         size: u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0),

@@ -3,8 +3,7 @@
 //! Reading is in pages, in the order of CIDs, each from one snapshot of the database. Marks are
 //! running time, so no downtime and no wall clock shortens a grace.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsString;
+use std::collections::BTreeMap;
 
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
@@ -20,9 +19,6 @@ use super::clock::elapsed;
 use super::error::DatabaseError;
 use super::references::Judge;
 
-/// A folder is listed where it holds at least so many of the chunks looked for; else each is looked up.
-const LIST_FOLDER_FROM: usize = 4;
-
 impl Store {
     /// The chunks after `after`, with what is known of each; at most [`PAGE`].
     ///
@@ -32,7 +28,7 @@ impl Store {
         let now = self.inner.clock.running_millis();
         let mut page = self.query(move |db| read_page(db, after, now)).await?;
         let ids: Vec<ChunkId> = page.holdings.iter().map(|holding| holding.chunk).collect();
-        let present = self.on_disk(move |store| store.bytes_present(&ids)).await;
+        let present = self.on_disk(move |store| store.bytes_present(&ids)).await?;
         for (holding, present) in page.holdings.iter_mut().zip(present) {
             holding.file = present;
         }
@@ -63,7 +59,7 @@ impl Store {
                     .collect::<Result<Vec<_>, DatabaseError>>()
             })
             .await?;
-        let present = self.on_disk(move |store| store.bytes_present(&ids)).await;
+        let present = self.on_disk(move |store| store.bytes_present(&ids)).await?;
         let holds = found.into_iter().zip(present);
         Ok(holds.map(|(holds, present)| if present { holds } else { Holds::Lacks }).collect())
     }
@@ -100,31 +96,6 @@ impl Store {
             Ok(())
         })
         .await
-    }
-
-    /// For each chunk whether its bytes are on the disk, unread. Blocks.
-    pub(super) fn bytes_present(&self, ids: &[ChunkId]) -> Vec<bool> {
-        let layout = &self.inner.layout;
-        let mut folders: HashMap<_, usize> = HashMap::new();
-        for id in ids {
-            *folders.entry(layout.folder(id)).or_default() += 1;
-        }
-        let mut listed: HashMap<_, HashSet<OsString>> = HashMap::new();
-        for (folder, wanted) in folders {
-            if wanted >= LIST_FOLDER_FROM {
-                // A folder that cannot be read is as good as empty: each chunk in it is looked up again
-                // before anything is done about it.
-                let names =
-                    std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-                listed.insert(folder, names.collect());
-            }
-        }
-        ids.iter()
-            .map(|id| match listed.get(&layout.folder(id)) {
-                Some(names) => names.contains(&OsString::from(id.to_string())),
-                None => layout.chunk(id).exists(),
-            })
-            .collect()
     }
 }
 

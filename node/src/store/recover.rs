@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::chunk_file::sync_folder;
 use super::chunks::insert_found;
 use super::clock::Clock;
+use super::contents;
 use super::error::OpenError;
 use super::layout::Layout;
 use super::release::{finish_deletions, renew_promises};
@@ -91,7 +92,7 @@ pub(crate) fn open(config: &Config, layout: &Layout) -> Result<Recovered, OpenEr
     create(&layout.quarantine())?;
     sweep(layout)?;
     let identity = identity(layout)?;
-    let (mut connection, fresh) = database(layout)?;
+    let (mut connection, fresh, aside) = database(layout)?;
     let unclean = fresh || prepare(config, layout, &connection)?;
 
     let sql = |source| OpenError::Database { path: layout.database(), source };
@@ -101,6 +102,11 @@ pub(crate) fn open(config: &Config, layout: &Layout) -> Result<Recovered, OpenEr
     let epoch = lock.epoch().max(u64::try_from(noted).unwrap_or(0)) + 1;
     let transaction = connection.transaction().map_err(sql)?;
     if fresh {
+        if let Some(aside) = aside
+            && let Err(error) = contents::salvage(&aside, &transaction)
+        {
+            info!(%error, "the database that was set aside gives no more small chunks");
+        }
         let found = rebuild(layout, &transaction)?;
         if found > 0 {
             info!(chunks = found, "chunks found on disk are known again");
@@ -174,18 +180,19 @@ fn make_identity(layout: &Layout) -> Result<String, OpenError> {
     Ok(text)
 }
 
-/// Opens the database, or a new one in place of one that is damaged; says whether it is new.
-fn database(layout: &Layout) -> Result<(Connection, bool), OpenError> {
+/// Opens the database, or a new one in place of one that is damaged; says whether it is new, and where
+/// the damaged one is.
+fn database(layout: &Layout) -> Result<(Connection, bool, Option<PathBuf>), OpenError> {
     let path = layout.database();
     let damage = if layout.suspect().exists() {
         Some("it was found damaged while in use".to_owned())
     } else if !path.exists() {
         // A log without its database would be replayed into the new one.
         set_aside(layout)?;
-        return Ok((create(&path)?, true));
+        return Ok((create(&path)?, true, None));
     } else {
         match check(&path) {
-            Ok(None) => return Ok((create(&path)?, false)),
+            Ok(None) => return Ok((create(&path)?, false, None)),
             Ok(Some(damage)) => Some(damage),
             Err(OpenError::Database { source, .. }) if is_damage(&source) => Some(source.to_string()),
             Err(error) => return Err(error),
@@ -197,7 +204,7 @@ fn database(layout: &Layout) -> Result<(Connection, bool), OpenError> {
         path = %aside.display(),
         "the database is damaged: it was set aside, and a new one is filled from disk and peers"
     );
-    Ok((create(&path)?, true))
+    Ok((create(&path)?, true, Some(aside)))
 }
 
 fn create(path: &Path) -> Result<Connection, OpenError> {

@@ -23,8 +23,8 @@ use tracing::warn;
 
 use super::Store;
 use super::catalog::all;
-use super::chunk_file;
 use super::clock::{Clock, to_millis, wall_millis};
+use super::contents;
 use super::error::{DatabaseError, ReadError};
 use super::holdings::unreferenced_for;
 use super::layout::Layout;
@@ -154,14 +154,17 @@ impl Store {
                 Ok(size) => size,
                 Err(kept) => return Ok(Err(kept)),
             };
-            let unlinked = store.on_disk(move |store| unlink_bytes(&store.inner.layout, &[id])).await;
+            let unlinked =
+                store.on_disk(move |store| contents::unlink_files(&store.inner.layout, &[id])).await;
             if let Err(error) = unlinked {
                 // It stays marked, and the next start tries again.
                 warn!(chunk = %id, %error, "could not unlink a chunk that is gone");
                 return Ok(Ok(size));
             }
-            store.execute(move |tx| Ok(forget_gone(tx.connection, &id)?)).await?;
-            store.subtract_totals(1, size);
+            // A small chunk that was stored anew meanwhile is there again, and counted as before.
+            if store.execute(move |tx| Ok(forget_gone(tx.connection, &id)?)).await? {
+                store.subtract_totals(1, size);
+            }
             drop(alone);
             Ok(Ok(size))
         });
@@ -176,7 +179,7 @@ impl Store {
 
     /// Hashes the bytes of a chunk. Blocks.
     fn verify_bytes(&self, id: ChunkId) -> Result<(), ReadError> {
-        self.read_file(id).map(drop)
+        self.read_bytes(id).map(drop)
     }
 }
 
@@ -223,34 +226,24 @@ fn promised_until(db: &Connection, clock: &Clock, text: &str) -> Result<Option<I
     Ok(until.map(|until| clock.instant_of(until)))
 }
 
-/// Drops what is known of a chunk whose bytes are gone.
-fn forget_gone(db: &Connection, id: &ChunkId) -> rusqlite::Result<()> {
+/// Drops what is known of a chunk that is marked gone and has no file; says whether it was.
+fn forget_gone(db: &Connection, id: &ChunkId) -> rusqlite::Result<bool> {
     let text = id.to_string();
-    if db.prepare_cached("DELETE FROM chunks WHERE id = ?1 AND gone = 1")?.execute([&text])? == 0 {
-        return Ok(());
+    if !db.prepare_cached("SELECT 1 FROM chunks WHERE id = ?1 AND gone = 1")?.exists([&text])? {
+        return Ok(false);
     }
+    contents::delete(db, id)?;
     for sql in [
         "DELETE FROM chunk_references WHERE chunk_id = ?1",
         "DELETE FROM surplus WHERE chunk_id = ?1",
         "DELETE FROM unreferenced WHERE chunk_id = ?1",
         "DELETE FROM promises WHERE chunk_id = ?1",
+        // What is deleted by the rule has its copies elsewhere, or is wanted by nobody.
+        "DELETE FROM lost_references WHERE chunk_id = ?1",
     ] {
         db.prepare_cached(sql)?.execute([&text])?;
     }
-    Ok(())
-}
-
-/// Unlinks the bytes of chunks durably; none need be there. The only place that does.
-fn unlink_bytes(layout: &Layout, ids: &[ChunkId]) -> std::io::Result<()> {
-    let mut folders = std::collections::BTreeSet::new();
-    for id in ids {
-        match std::fs::remove_file(layout.chunk(id)) {
-            Ok(()) => drop(folders.insert(layout.folder(id))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    folders.iter().try_for_each(|folder| chunk_file::sync_folder(folder))
+    Ok(true)
 }
 
 /// Finishes deletions that a crash cut short. For the opening of the store.
@@ -259,7 +252,7 @@ pub(super) fn finish_deletions(db: &Connection, layout: &Layout) -> Result<usize
     let texts: Vec<String> = all(&mut statement, [], |row| Ok(row.get(0)?))?;
     // What does not parse was not written by us; it is never served either.
     let gone: Vec<ChunkId> = texts.iter().filter_map(|text| text.parse().ok()).collect();
-    if let Err(error) = unlink_bytes(layout, &gone) {
+    if let Err(error) = contents::unlink_files(layout, &gone) {
         warn!(%error, "could not unlink chunks that are gone: they are tried again at the next start");
         return Ok(0);
     }

@@ -91,6 +91,11 @@ const MIGRATIONS: &[&str] = &["
     -- Logs of databases that the roster dropped: what was not seen of them never comes.
     CREATE TABLE ended_origins (owner_node TEXT NOT NULL, generation TEXT NOT NULL, PRIMARY KEY (owner_node, generation))
         WITHOUT ROWID;
+", "
+    -- Bytes of chunks too small for a file of their own, in the order in which they came, so that new ones
+    -- are appended. `chunks.packed` says which row has a chunk's bytes; null where it has a file.
+    CREATE TABLE packed_chunks (number INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
+    ALTER TABLE chunks ADD COLUMN packed INTEGER;
 "];
 
 /// The newest schema this version knows.

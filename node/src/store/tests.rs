@@ -1,6 +1,7 @@
 //! Tests of the store through its public face.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod deleting;
 mod owed;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -30,6 +31,11 @@ fn dot(sequence: u64) -> Dot {
 
 fn chunk(text: &str) -> Chunk {
     Chunk::new(Codec::Raw, Bytes::copy_from_slice(text.as_bytes()))
+}
+
+/// A chunk that has a file of its own.
+fn large(text: &str) -> Chunk {
+    chunk(&text.repeat(contents::PACKED_BYTES / text.len() + 1))
 }
 
 fn file_of(dir: &Path, chunk: &Chunk) -> PathBuf {
@@ -190,7 +196,7 @@ fn temporary_files(dir: &Path) -> usize {
 async fn a_hit_is_hashed_again_before_it_counts() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    let kept = chunk("kepler");
+    let kept = large("kepler");
     assert!(!store.adopt(kept.id(), &[dot(1)]).await.unwrap());
     store.put(kept.clone(), &[dot(1)]).await.unwrap();
     assert!(store.adopt(kept.id(), &[dot(2)]).await.unwrap());
@@ -210,7 +216,7 @@ async fn a_hit_is_hashed_again_before_it_counts() {
 async fn a_rotten_chunk_is_set_aside_and_keeps_its_references() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    let kept = chunk("kepler");
+    let kept = large("kepler");
     store.put(kept.clone(), &[dot(1)]).await.unwrap();
     assert!(!store.quarantine(kept.id()).await.unwrap());
     for _ in 0..2 {
@@ -244,7 +250,7 @@ async fn a_write_that_would_go_below_the_reserve_is_refused() {
 async fn a_failing_disk_is_an_error_and_nothing_is_vouched_for() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    let kept = chunk("kepler");
+    let kept = large("kepler");
     // A file where the folder should be fails for every user, root too.
     let outer = file_of(dir.path(), &kept).parent().unwrap().parent().unwrap().to_owned();
     std::fs::write(&outer, "").unwrap();
@@ -276,7 +282,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let path = dir.path().join("data/kepler.db");
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let refused = Store::open(config(dir.path())).err().unwrap();
-    assert!(matches!(refused, OpenError::NewerSchema { found: 99, known: 1, .. }), "{refused}");
+    assert!(matches!(refused, OpenError::NewerSchema { found: 99, known: schema::NEWEST, .. }), "{refused}");
     assert!(!dir.path().join("data/kepler.db.damaged-1").exists());
 }
 
@@ -297,7 +303,7 @@ async fn an_identity_that_others_can_read_is_refused() {
 #[tokio::test]
 async fn a_lost_or_damaged_database_is_set_aside_and_chunks_are_found_again() {
     let dir = tempfile::tempdir().unwrap();
-    let kept: Vec<Chunk> = (0..20).map(|n| chunk(&format!("chunk {n}"))).collect();
+    let kept: Vec<Chunk> = (0..20).map(|n| large(&format!("chunk {n}"))).collect();
     let (store, first) = open(dir.path());
     for chunk in &kept {
         store.put(chunk.clone(), &[dot(1)]).await.unwrap();
@@ -342,7 +348,7 @@ async fn a_lost_or_damaged_database_is_set_aside_and_chunks_are_found_again() {
 async fn files_that_a_crash_left_without_a_row_get_one() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    let (kept, rotten) = (chunk("kepler"), chunk("rotten"));
+    let (kept, rotten) = (large("kepler"), large("rotten"));
     store.put(kept.clone(), &[]).await.unwrap();
     store.put(rotten.clone(), &[]).await.unwrap();
     store.execute(|tx| Ok(tx.connection.execute("DELETE FROM chunks", [])?)).await.unwrap();
@@ -487,4 +493,5 @@ async fn peers_are_remembered() {
 }
 
 mod listing;
+mod packed;
 mod queueing;

@@ -15,7 +15,8 @@ use super::handle::CallError;
 use super::limits::Limits;
 use super::{Inbound, MAX_BODY_BYTES, Peer, Refusal, Reply, Service};
 
-const ANSWERED: u8 = 0;
+/// The status of an answer that is none of the refusals.
+pub(super) const ANSWERED: u8 = 0;
 
 /// Bytes of the call budget that a permit stands for.
 pub(super) const BUDGET_UNIT_BYTES: usize = 1 << 10;
@@ -71,7 +72,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = &server.limits;
-    let frame = match answer(&mut io, service, from, server).await? {
+    let frame = match read_and_answer(&mut io, service, from, server).await? {
         Ok(body) => frame(&[ANSWERED], &body),
         Err(refusal) => frame(&[refusal.code()], &[]),
     };
@@ -80,7 +81,7 @@ where
 }
 
 /// Reads the request, has the node answer it, and holds its share of the budget until then.
-async fn answer<S>(
+async fn read_and_answer<S>(
     io: &mut S,
     service: Service,
     from: Peer,
@@ -98,17 +99,28 @@ where
     let units = u32::try_from(length / BUDGET_UNIT_BYTES + 1).expect("bounded by MAX_BODY_BYTES");
     let Some(_share) = server.share(units).await else { return Ok(Err(Refusal::Busy)) };
     let body = within(limits.transfer(length as u64), read_body(io, length)).await?;
+    Ok(answer(service, body, from, server).await)
+}
+
+/// Has the node answer a call; the caller holds its share of the budget.
+pub(super) async fn answer(
+    service: Service,
+    body: Bytes,
+    from: Peer,
+    server: &Server,
+) -> Result<Bytes, Refusal> {
+    let limits = &server.limits;
     let (sender, receiver) = oneshot::channel();
     let inbound = Inbound { from, service, body, reply: Reply { answer: sender } };
     if server.inbound.send_timeout(inbound, limits.slot_wait).await.is_err() {
-        return Ok(Err(Refusal::Busy));
+        return Err(Refusal::Busy);
     }
-    Ok(match tokio::time::timeout(limits.answer, receiver).await {
+    match tokio::time::timeout(limits.answer, receiver).await {
         Ok(Ok(body)) if body.len() <= MAX_BODY_BYTES => Ok(body),
         Ok(Ok(_)) => Err(Refusal::TooLarge),
         Ok(Err(_)) => Err(Refusal::Failed),
         Err(_) => Err(Refusal::Busy),
-    })
+    }
 }
 
 /// Sends eight bytes and waits for them; the caller sets the deadline.

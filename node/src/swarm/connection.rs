@@ -24,24 +24,26 @@ use tracing::debug;
 
 use super::handle::Counters;
 use super::limits::{Limits, PIECE_BYTES};
-use super::{ChunkStore, Inbound, Peer, Refusal, Service, calls, transfer};
+use super::{ChunkStore, Inbound, Peer, Refusal, Service, calls, line, transfer};
 
 /// What is spoken on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     Transfer,
     Call(Service),
+    Line,
     Ping,
 }
 
 impl Protocol {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Transfer,
         Self::Call(Service::Catalog),
         Self::Call(Service::Gossip),
         Self::Call(Service::Load),
         Self::Call(Service::Replicator),
         Self::Call(Service::Operations),
+        Self::Line,
         Self::Ping,
     ];
 }
@@ -55,6 +57,7 @@ impl AsRef<str> for Protocol {
             Self::Call(Service::Load) => "/kepler/load/1",
             Self::Call(Service::Replicator) => "/kepler/replicator/1",
             Self::Call(Service::Operations) => "/kepler/operations/1",
+            Self::Line => "/kepler/line/1",
             Self::Ping => "/kepler/ping/1",
         }
     }
@@ -253,10 +256,12 @@ impl Server {
         }
         let tasks = self.tasks.clone();
         tasks.spawn(async move {
-            let _busy = self.counters.serving();
+            // A line is open while nothing is asked on it.
+            let _busy = (protocol != Protocol::Line).then(|| self.counters.serving());
             let served = match protocol {
                 Protocol::Transfer => transfer::serve(stream, &self).await,
                 Protocol::Call(service) => calls::serve(stream, service, peer, &self).await,
+                Protocol::Line => line::serve(stream, peer, &self).await,
                 Protocol::Ping => calls::serve_ping(stream, &self.limits).await,
             };
             if let Err(error) = served {

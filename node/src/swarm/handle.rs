@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Lane, Open, OpenError, Protocol};
 use super::driver::Command;
 use super::limits::Limits;
+use super::line::{self, LINE_BYTES, LINE_DOTS, Line, Question};
 use super::proof::ClusterKeys;
 use super::transfer::How;
 use super::{MAX_BODY_BYTES, MAX_DOTS, MAX_IDS, Refusal, Service, calls, transfer};
@@ -110,6 +111,14 @@ impl Counters {
         self.connections.store(connections, Ordering::Relaxed);
     }
 
+    pub(super) fn chunk_came(&self, bytes: u64) {
+        self.chunk_bytes_in.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn chunk_went(&self, bytes: u64) {
+        self.chunk_bytes_out.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Counts a request of a peer as long as the result lives.
     pub(super) fn serving(&self) -> Busy {
         Busy::new(&self.serving)
@@ -161,6 +170,7 @@ struct Inner {
     counters: Arc<Counters>,
     keys: ClusterKeys,
     turns: Mutex<BTreeMap<NodeId, Turns>>,
+    lines: Mutex<BTreeMap<NodeId, Line>>,
     stop: CancellationToken,
     driver: OnceLock<tokio::sync::Mutex<Option<JoinHandle<()>>>>,
 }
@@ -194,9 +204,9 @@ impl Handle {
         keys: ClusterKeys,
         stop: CancellationToken,
     ) -> Self {
-        let turns = Mutex::default();
+        let (turns, lines) = (Mutex::default(), Mutex::default());
         let driver = OnceLock::new();
-        Self { inner: Arc::new(Inner { node, commands, limits, counters, keys, turns, stop, driver }) }
+        Self { inner: Arc::new(Inner { node, commands, limits, counters, keys, turns, lines, stop, driver }) }
     }
 
     /// Uses these cluster keys for every connection made from now on: the first is proved, each is
@@ -229,6 +239,13 @@ impl Handle {
         let calling = async {
             let _turn = turn(self.turns(to).calls).await;
             let _busy = Busy::new(&self.inner.counters.in_flight);
+            if body.len() <= LINE_BYTES {
+                let (status, answer) = self.on_line(to, Question::call(service, body)).await?;
+                return match status {
+                    calls::ANSWERED => Ok(answer),
+                    refused => Err(CallError::Refused(Refusal::from_code(refused))),
+                };
+            }
             let broke = |e: &CallError| matches!(e, CallError::Unreachable(_));
             let (body, limits) = (&body[..], &self.inner.limits);
             let ask = |lane: Lane| async move {
@@ -284,12 +301,34 @@ impl Handle {
         dots: &[Dot],
         how: How,
     ) -> Result<bool, TransferError> {
+        // A line has no pace, and says nothing of lost references.
+        let plain = how.pace.is_none() && !how.recovered;
+        if plain && chunk.bytes().len() <= LINE_BYTES && dots.len() <= LINE_DOTS {
+            return self.push_on_line(to, chunk, dots).await.map(|()| true);
+        }
         let (limits, counters) = (&self.inner.limits, &*self.inner.counters);
         self.transfer(to, chunk.bytes().len() as u64, how.pace.is_some(), |lane| async move {
             let Lane { stream, _load } = lane;
             transfer::push(stream, chunk, dots, how, limits, counters).await
         })
         .await
+    }
+
+    /// Pushes a chunk that is too small to ask first.
+    async fn push_on_line(&self, to: NodeId, chunk: &Chunk, dots: &[Dot]) -> Result<(), TransferError> {
+        let pushing = async {
+            let _turn = turn(self.turns(to).calls).await;
+            let _busy = Busy::new(&self.inner.counters.in_flight);
+            let (status, _) = self.on_line(to, Question::push(chunk, dots)).await?;
+            if status != calls::ANSWERED {
+                return Err(Refusal::from_code(status).into());
+            }
+            self.inner.counters.chunk_went(chunk.bytes().len() as u64);
+            Ok(())
+        };
+        let limits = &self.inner.limits;
+        let allowed = limits.transfer(chunk.bytes().len() as u64) + limits.answer;
+        tokio::time::timeout(allowed, pushing).await.unwrap_or(Err(TransferError::TimedOut))
     }
 
     /// Adds references to a chunk if a member has it, which hashes its copy again, and says whether it
@@ -440,6 +479,33 @@ impl Handle {
             tokio::time::sleep(pause).await;
         }
         talk(self.open(to, protocol).await?).await
+    }
+
+    /// Asks on the line to a member, again if that one turns out to have ended.
+    async fn on_line(&self, to: NodeId, question: Question) -> Result<line::Answer, OpenError> {
+        for pause in RETRY_AFTER {
+            match self.line(to).ask(question.clone()).await {
+                Err(OpenError::Stream(_)) => tokio::time::sleep(pause).await,
+                done => return done,
+            }
+        }
+        self.line(to).ask(question).await
+    }
+
+    fn line(&self, to: NodeId) -> Line {
+        let mut lines = self.inner.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = lines.get(&to).filter(|line| !line.is_closed()) {
+            return line.clone();
+        }
+        if lines.len() >= MOST_TURNS {
+            lines.retain(|_, line| !line.is_closed());
+        }
+        let handle = self.clone();
+        // Dropped once it is open: a line keeps no swarm alive.
+        let opening = async move { handle.open(to, Protocol::Line).await };
+        let line = Line::open(opening, self.inner.stop.clone(), &self.inner.limits);
+        lines.insert(to, line.clone());
+        line
     }
 
     async fn open(&self, to: NodeId, protocol: Protocol) -> Result<Lane, OpenError> {

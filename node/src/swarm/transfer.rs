@@ -71,20 +71,27 @@ pub(super) struct Adopt {
 #[cbor(map)]
 pub(super) struct Offer {
     #[n(0)]
-    id: ChunkId,
+    pub id: ChunkId,
     #[n(1)]
-    size: u64,
+    pub size: u64,
     #[n(2)]
-    dots: Vec<Dot>,
+    pub dots: Vec<Dot>,
     /// Whether nobody waits for it: both sides bound it then.
     #[n(3)]
     #[cbor(default)]
-    background: bool,
+    pub background: bool,
     /// Whether the sender may have lost references of it with a database, so that it is not to be
     /// collected for want of one.
     #[n(4)]
     #[cbor(default)]
-    recovered: bool,
+    pub recovered: bool,
+}
+
+impl Offer {
+    pub(super) fn new(chunk: &Chunk, dots: &[Dot], how: How) -> Self {
+        let (id, size, dots) = (chunk.id(), chunk.bytes().len() as u64, dots.to_vec());
+        Self { id, size, dots, background: how.pace.is_some(), recovered: how.recovered }
+    }
 }
 
 /// A chunk that the opener would have.
@@ -215,10 +222,7 @@ pub(super) async fn push<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let size = chunk.bytes().len() as u64;
-    let How { pace, recovered } = how;
-    let (id, dots, background) = (chunk.id(), dots.to_vec(), pace.is_some());
-    let offer = Request::Push(Offer { id, size, dots, background, recovered });
+    let offer = Request::Push(Offer::new(chunk, dots, how));
     within(limits.stall, write_message(&mut io, &offer)).await?;
     let patience = limits.slot_wait + limits.answer;
     match within(patience, read_message(&mut io, MAX_REPLY_BYTES)).await? {
@@ -227,7 +231,7 @@ where
         other => return Err(other.into_error()),
     }
     let (mut reader, mut writer) = io.split();
-    let flow = limits.flow(pace);
+    let flow = limits.flow(how.pace);
     let sending = write_flow(&mut writer, chunk.bytes(), limits.stall, flow, |n| {
         counters.chunk_bytes_out.fetch_add(n as u64, Ordering::Relaxed);
     });

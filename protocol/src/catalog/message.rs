@@ -1,6 +1,6 @@
 //! What catalogs say to each other: requests and responses, and their limits on the wire.
 //!
-//! An encoded message is at most [`MAX_MESSAGE_BYTES`]; whoever builds one cuts it to size. Fields
+//! Whoever builds a message cuts it to size, far below [`MAX_MESSAGE_BYTES`]. Fields
 //! that a reader does not know are ignored. Decoding checks every count that is used later, so a
 //! decoded message is safe to act upon.
 
@@ -16,8 +16,8 @@ pub use exchange::{
     Check, Claim, Compare, Compared, Cursor, Division, MAX_CHECKED, MAX_COMPARED, NamePart, Page, Pull,
 };
 
-/// The longest encoded request or response.
-pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// The longest encoded request or response that is accepted. Nobody builds one of more than 1 MiB.
+pub const MAX_MESSAGE_BYTES: usize = crate::wire::MAX_CALL_BYTES;
 
 /// The greatest sequence number that is accepted: what lies beyond was never drawn.
 pub const MAX_SEQUENCE: u64 = 1 << 53;
@@ -296,8 +296,12 @@ impl Request {
         if bytes.len() > MAX_MESSAGE_BYTES {
             return Err(invalid("too long"));
         }
-        let mut request: Self = minicbor::decode(bytes).map_err(invalid)?;
-        let versions: &[Version] = match &mut request {
+        minicbor::decode::<Self>(bytes).map_err(invalid)?.checked()
+    }
+
+    /// Checks what was decoded as part of something else.
+    pub(crate) fn checked(mut self) -> Result<Self, InvalidMessage> {
+        let versions: &[Version] = match &mut self {
             Self::Read(Read { offers, .. }) | Self::Reserve(Reserve { offers, .. }) => offers,
             Self::Push(Push { versions, .. }) | Self::Relay(Relay { versions, .. }) => versions,
             Self::Vote(vote) => std::slice::from_ref(&vote.version),
@@ -311,7 +315,7 @@ impl Request {
         if !versions.iter().all(is_plausible) {
             return Err(invalid("implausible version"));
         }
-        Ok(request)
+        Ok(self)
     }
 }
 
@@ -330,8 +334,12 @@ impl Response {
         if bytes.len() > MAX_MESSAGE_BYTES {
             return Err(invalid("too long"));
         }
-        let mut response: Self = minicbor::decode(bytes).map_err(invalid)?;
-        let plausible = match &mut response {
+        minicbor::decode::<Self>(bytes).map_err(invalid)?.checked()
+    }
+
+    /// Checks what was decoded as part of something else.
+    pub(crate) fn checked(mut self) -> Result<Self, InvalidMessage> {
+        let plausible = match &mut self {
             Self::Read(answer) | Self::Gone(answer) => answer.versions.iter().all(is_plausible),
             Self::Compared(compared) => {
                 compared.seen = normal(&compared.seen).ok_or_else(|| invalid("implausible seen"))?;
@@ -343,6 +351,6 @@ impl Response {
             }
             _ => true,
         };
-        if plausible { Ok(response) } else { Err(invalid("implausible version")) }
+        if plausible { Ok(self) } else { Err(invalid("implausible version")) }
     }
 }

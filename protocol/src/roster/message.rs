@@ -14,7 +14,7 @@ use crate::catalog::seen::Seen;
 use crate::node_id::NodeId;
 
 /// The greatest encoded request or response, in bytes.
-pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
+pub const MAX_MESSAGE_BYTES: usize = crate::wire::MAX_CALL_BYTES;
 
 /// The most members a roster may have.
 pub const MAX_MEMBERS: usize = 4096;
@@ -422,7 +422,7 @@ fn encode<T: Encode<()>>(message: &T) -> Vec<u8> {
 
 fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, Malformed> {
     if bytes.len() > MAX_MESSAGE_BYTES {
-        return Err(Malformed("it is larger than 16 MiB"));
+        return Err(Malformed("it is longer than any call"));
     }
     minicbor::decode(bytes).map_err(|_| Malformed("not the expected CBOR"))
 }
@@ -436,13 +436,19 @@ impl Request {
     /// Parses and checks what came over the wire.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
         let request: Self = decode(bytes)?;
-        match &request.question {
+        request.check()?;
+        Ok(request)
+    }
+
+    /// Checks what was decoded as part of something else.
+    pub(crate) fn check(&self) -> Result<(), Malformed> {
+        match &self.question {
             Question::Join { entry, .. } => check_entry(entry)?,
             Question::Adopt { decided, .. } => decided.check()?,
             Question::Prepare { change, .. } | Question::Accept { change, .. } => check_change(change)?,
             Question::Hello { .. } | Question::Learn => {}
         }
-        Ok(request)
+        Ok(())
     }
 }
 
@@ -455,7 +461,13 @@ impl Response {
     /// Parses and checks what came over the wire.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
         let response: Self = decode(bytes)?;
-        match &response.answer {
+        response.check()?;
+        Ok(response)
+    }
+
+    /// Checks what was decoded as part of something else.
+    pub(crate) fn check(&self) -> Result<(), Malformed> {
+        match &self.answer {
             Answer::Learned { decided, .. } => decided.check()?,
             Answer::Promise { accepted: Some(vote), .. } => check_change(&vote.change)?,
             Answer::Adopted { silent, .. } if silent.len() > MAX_MEMBERS => {
@@ -466,7 +478,7 @@ impl Response {
             }
             _ => {}
         }
-        Ok(response)
+        Ok(())
     }
 }
 

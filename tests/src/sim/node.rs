@@ -64,6 +64,8 @@ pub struct Setup {
     pub gc_grace: Duration,
     /// `INVENTORY_INTERVAL_SECS`.
     pub inventory_interval: Duration,
+    /// Whether some uploads take so long that a grace ends while they are under way.
+    pub slow_uploads: bool,
     /// Planted in the replicator and its store.
     pub heal: replicator::Faults,
 }
@@ -81,6 +83,7 @@ impl Default for Setup {
             handoff_grace: Duration::from_secs(20),
             gc_grace: Duration::from_secs(15),
             inventory_interval: Duration::from_secs(20),
+            slow_uploads: false,
             heal: replicator::Faults::default(),
         }
     }
@@ -157,11 +160,13 @@ impl Durable for Room {
     fn back_up(&mut self) {
         self.backup = self.db.clone();
         self.backup_shelf = self.shelf.clone();
+        self.witness.back_up();
     }
 
     fn restore(&mut self) {
         self.db = std::mem::take(&mut self.backup);
         self.shelf = std::mem::take(&mut self.backup_shelf);
+        self.witness.restore();
     }
 
     fn lose_database(&mut self) {
@@ -241,6 +246,13 @@ pub enum Question {
     Probe,
     /// To membership: what I know; what do you?
     Exchange(Vec<u8>),
+}
+
+/// A question to whoever has this identity key, or to anybody at the address.
+#[derive(Clone, Debug)]
+pub struct Addressed {
+    key: Option<[u8; 32]>,
+    request: Question,
 }
 
 /// An answer to a peer.
@@ -338,18 +350,14 @@ pub struct Node {
     next_command: u64,
     placements: BTreeMap<u64, (Placing, Placement, ChunkId)>,
     next_placement: u64,
+    /// Uploads whose second chunk is still to come.
+    slow: VecDeque<(Instant, Placing, ChunkId, Durability)>,
     next_sweep: Instant,
     outputs: VecDeque<Output<Node>>,
 }
 
-fn minicbor_bytes<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
-    minicbor::to_vec(message).expect("encoding to memory does not fail")
-}
-
-/// What one replica sends another takes: anything else is a bug that a run should end with.
-fn parse<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> T {
-    minicbor::decode(bytes).expect("a replica sends what a replica takes")
-}
+/// Anything else is a bug that a run should end with.
+const SOUND: &str = "a replica sends what a replica takes";
 
 fn id16(seed: u64, part: &str, index: u64) -> [u8; 16] {
     let mut id = [0; 16];
@@ -359,6 +367,9 @@ fn id16(seed: u64, part: &str, index: u64) -> [u8; 16] {
 
 /// How often unpublished `fast` versions are looked for.
 const SWEEP: Duration = Duration::from_secs(3);
+
+/// Between the chunks of a slow upload.
+const SLOW: Duration = Duration::from_secs(34);
 
 /// How long an exchange of members waits for an answer.
 const EXCHANGE_DEADLINE: Duration = Duration::from_secs(2);
@@ -380,6 +391,9 @@ impl Node {
 
     fn request(&mut self, to: NodeId, request: Question, deadline: Instant, sent: Sent) {
         let Some(to) = self.place_of(&to) else { return };
+        // The transport proves identities: another process under the same id is not who is meant.
+        let id = self.seat.ids[to];
+        let request = Addressed { key: self.swim.member(&id).map(|(_, s)| s.metadata.key), request };
         self.next_request += 1;
         let id = self.next_request;
         self.sent.insert(id, sent);
@@ -483,6 +497,10 @@ impl Node {
             let (command, issued) = match (placing, done) {
                 (Placing::Shared { operation, dot, value, durability }, true) => {
                     let placing = Placing::Client { operation, dot, value };
+                    if self.setup.slow_uploads && value.digest()[1] < 32 {
+                        self.slow.push_back((clocks.now + SLOW, placing, value, durability));
+                        continue;
+                    }
                     self.place(room, clocks.now, placing, value, durability);
                     continue;
                 }
@@ -542,7 +560,8 @@ impl Node {
             Input::Datagram { from, bytes } => {
                 self.swim.handle_datagram(now, address(from), &bytes);
             }
-            Input::Request { from, token, request } => {
+            Input::Request { request: Addressed { key: Some(key), .. }, .. } if key != self.key => {}
+            Input::Request { from, token, request: Addressed { request, .. } } => {
                 let node = self.seat.ids[from];
                 match request {
                     Question::Store(chunk, dot) => {
@@ -572,7 +591,7 @@ impl Node {
                         }
                     }
                     Question::Replica(key, bytes) => {
-                        let request = parse::<Request>(&bytes);
+                        let request = Request::from_bytes(&bytes).expect(SOUND);
                         let from = Peer { node, key };
                         let input = replica::Input::Request { from, token, request };
                         self.replica.handle(&mut room.db, now, input)?;
@@ -585,7 +604,7 @@ impl Node {
                     Some(Sent::Replica(id)) => {
                         let id = *id;
                         let result = match response {
-                            Some(Reply::Replica(bytes)) => Ok(parse::<Response>(&bytes)),
+                            Some(Reply::Replica(bytes)) => Ok(Response::from_bytes(&bytes).expect(SOUND)),
                             _ => Err(Unreachable),
                         };
                         let input = replica::Input::Response { id, from: node, result };
@@ -650,6 +669,11 @@ impl Node {
                 }
                 if self.next_sweep <= now {
                     self.sweep(room, now)?;
+                }
+                while self.slow.front().is_some_and(|(due, ..)| *due <= now) {
+                    if let Some((_, placing, value, durability)) = self.slow.pop_front() {
+                        self.place(room, now, placing, value, durability);
+                    }
                 }
                 self.heal_timeout(room, now);
             }
@@ -730,11 +754,11 @@ impl Node {
                 }
             }
             replica::Output::Request { to, id, request, deadline } => {
-                let question = Question::Replica(self.key, minicbor_bytes(&request));
+                let question = Question::Replica(self.key, request.to_bytes());
                 self.request(to, question, clocks.now + deadline, Sent::Replica(id));
             }
             replica::Output::Response { token, response } => {
-                let response = Reply::Replica(minicbor_bytes(&response));
+                let response = Reply::Replica(response.to_bytes());
                 self.outputs.push_back(Output::Response { token, response });
             }
             replica::Output::Announce(announcement) => self.swim.set_announcement(announcement),
@@ -827,7 +851,7 @@ impl Node {
 impl Process for Node {
     type Durable = Room;
     type Config = Setup;
-    type Request = Question;
+    type Request = Addressed;
     type Response = Reply;
 
     fn blank(_: &Setup, seat: &Seat) -> Room {
@@ -922,6 +946,7 @@ impl Process for Node {
             next_command: 0,
             placements: BTreeMap::new(),
             next_placement: 0,
+            slow: VecDeque::new(),
             next_sweep: clocks.now + SWEEP,
             outputs: VecDeque::new(),
             seat,
@@ -961,6 +986,7 @@ impl Process for Node {
             .chain(machines.into_iter().flatten())
             .chain([self.next_sweep])
             .chain(self.healing.poll_timeout())
+            .chain(self.slow.front().map(|(due, ..)| *due))
             .min()
     }
 
@@ -1027,7 +1053,8 @@ impl Process for Node {
     }
 
     fn uploading(&self) -> Vec<Dot> {
-        self.placements.values().map(|(placing, ..)| placing.dot()).collect()
+        let slow = self.slow.iter().map(|(_, placing, ..)| placing.dot());
+        self.placements.values().map(|(placing, ..)| placing.dot()).chain(slow).collect()
     }
 
     fn keeps(&self, room: &Room, chunk: &ChunkId) -> bool {

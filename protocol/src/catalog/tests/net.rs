@@ -7,7 +7,7 @@ use crate::api::Durability;
 use crate::catalog::command::{Command, CommandId, Consistency, Outcome, Precondition};
 use crate::catalog::electorate::{Electorate, FixedElectorate};
 use crate::catalog::memory::MemoryStorage;
-use crate::catalog::message::{MAX_MESSAGE_BYTES, Request, Response};
+use crate::catalog::message::{Request, Response};
 use crate::catalog::seen::Seen;
 use crate::catalog::storage::{Result, Storage};
 use crate::catalog::{Catalog, Config, Event, Faults, Transmit, Unreachable};
@@ -303,7 +303,7 @@ impl Net {
     }
 
     fn weigh(&mut self, bytes: &[u8]) {
-        assert!(bytes.len() <= MAX_MESSAGE_BYTES);
+        assert!(bytes.len() <= 1 << 20, "nobody builds so long a message");
         self.bytes += bytes.len();
         self.longest = self.longest.max(bytes.len());
     }
