@@ -8,7 +8,7 @@ import { eventually } from './lib/eventually.mjs';
 
 let cluster, browser, healing;
 before(async () => {
-	cluster = await Cluster.start(3, { REPAIR_DELAY_SECS: '3', INVENTORY_INTERVAL_SECS: '5', HANDOFF_GRACE_SECS: '5' });
+	cluster = await Cluster.start(3, { REPAIR_DELAY_SECS: '3', INVENTORY_INTERVAL_SECS: '5', HANDOFF_GRACE_SECS: '5', REBALANCE_BANDWIDTH_MBPS: '2' });
 	browser = await launch();
 	healing = (await cluster.nodes[0].fetch('/v1/health')).status === 200;
 });
@@ -149,15 +149,19 @@ test('a cluster that lost a node heals to zero in sight', async (t) => {
 	if (!healing) return t.skip('the node does not answer /v1/health yet');
 	const [a, , , d] = cluster.nodes;
 	for (let i = 0; i < 6; i += 1) await a.put(`heal/${i}.bin`, randomBytes(3 << 20), 'application/octet-stream', '?durability=all');
-	const page = await open(browser, `${a.url}/file/heal/0.bin`);
-	await d.kill();
-	await eventually('it is dead', async () => (await said(a, 'node-d')) === 'dead', 60_000);
-	await eventually('nothing is under-replicated', async () => {
-		const health = await a.json('/v1/health');
-		return health.under_replicated === 0 && health.moving === 0;
-	}, 120_000);
-	await page.getByText('every owner has every chunk').waitFor({ timeout: 60_000 });
-	await page.goto(`${a.url}/activity`);
+	const file = await open(browser, `${a.url}/file/heal/0.bin`);
+	const page = await open(browser, `${a.url}/activity`);
 	await page.getByRole('img', { name: /Under-replicated chunks: lacking 0 now/ }).waitFor();
+	await d.kill();
+	await page.getByRole('img', { name: /Under-replicated chunks: lacking [1-9]/ }).waitFor({ timeout: 60_000 });
+	await page.getByRole('img', { name: /Under-replicated chunks: lacking 0 now, moving 0 now/ }).waitFor({ timeout: 120_000 });
+	await page.getByTestId('log').getByText(/^Brought/).first().waitFor();
+	const health = await a.json('/v1/health');
+	assert.deepEqual([health.under_replicated, health.moving, health.missing], [0, 0, 0]);
+	await file.getByText('every owner has every chunk').waitFor({ timeout: 60_000 });
+	for (let i = 0; i < 6; i += 1) {
+		for (const chunk of (await a.json(`/v1/stat/heal/${i}.bin`)).chunks) assert.ok(chunk.holders.length >= 3, JSON.stringify(chunk));
+	}
+	assert.deepEqual(file.complaints, []);
 	assert.deepEqual(page.complaints, []);
 });

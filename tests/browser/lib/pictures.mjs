@@ -76,6 +76,4 @@ pictures.stir = async (node, cluster) => {
 	last.start();
 	await cluster.settled();
 	await new Promise((resolve) => setTimeout(resolve, 4_000));
-	for (let i = 0; i < 6; i += 1) await node.fetch(`/v1/files/imports/batch-${i}.bin`, { method: 'DELETE' });
-	await node.fetch('/v1/files/imports/while-away.bin', { method: 'DELETE' });
 };

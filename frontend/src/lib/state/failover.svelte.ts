@@ -14,10 +14,14 @@ const GRACE_SECS = 15;
 class Failover {
 	/** A member that answers, and its address. */
 	found = $state.raw<{ id: string; origin: string } | null>(null);
+	/** Members that may answer, to be tried by hand: a node that asks for a token lets this page look for none. */
+	others = $state.raw<{ id: string; origin: string }[]>([]);
 	/** Seconds until the page goes there by itself; null where it does not. */
 	left = $state<number | null>(null);
 	#stay = false;
 	#looking = false;
+	/** Everybody seen so far, by name: just after a restart a node knows nobody but itself. */
+	#known = new Map<string, Member>();
 
 	/** Watches the connection until the returned function is called. */
 	start(): () => void {
@@ -30,12 +34,13 @@ class Failover {
 		this.left = null;
 	}
 
-	/** This screen on the other member. */
-	target(): string {
-		return `${this.found?.origin ?? ''}${location.pathname}${location.search}`;
+	/** This screen on another member. */
+	target(origin = this.found?.origin ?? ''): string {
+		return `${origin}${location.pathname}${location.search}`;
 	}
 
 	async #tick(): Promise<void> {
+		for (const member of live.members) this.#known.set(member.id, member);
 		if (live.link !== 'lost' || live.lostAt === null) {
 			this.found = null;
 			this.left = null;
@@ -60,11 +65,14 @@ class Failover {
 	}
 
 	async #look(): Promise<void> {
-		for (const member of live.members) {
-			if (member.id === live.me || member.status === 'dead' || member.status === 'left') continue;
-			const origin = originOf(member);
-			if (origin !== location.origin && (await api.answers(origin))) {
-				this.found = { id: member.id, origin };
+		const others = [...this.#known.values()].filter((m) => m.id !== live.me && m.status !== 'left');
+		// Who was well when last heard of is asked first.
+		others.sort((a, b) => Number(b.status === 'alive') - Number(a.status === 'alive'));
+		const places = others.map((m) => ({ id: m.id, origin: originOf(m) })).filter((p) => p.origin !== location.origin);
+		this.others = places.slice(0, 3);
+		for (const { id, origin } of places) {
+			if ((await api.answers(origin))) {
+				this.found = { id, origin };
 				return;
 			}
 		}
