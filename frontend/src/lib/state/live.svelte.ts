@@ -193,12 +193,13 @@ class Live {
 			const [cluster, status, health] = await Promise.all([
 				api.cluster(),
 				api.status(),
-				this.#healthKnown ? api.health() : null
+				// It asks all members: where that fails, the rest is still worth showing.
+				this.#healthKnown ? api.health().catch(() => this.health ?? undefined) : null
 			]);
 			if (health === null) this.#healthKnown = false;
 			this.cluster = cluster;
 			this.status = status;
-			this.health = health;
+			this.health = health ?? null;
 			if (cluster.ring.digest !== this.#digest && cluster.members.length <= RING_MEMBERS) {
 				this.ring = await api.ring();
 				this.#digest = cluster.ring.digest;
