@@ -41,7 +41,8 @@ async fn becomes(node: &Node, status: HealthStatus, within: Duration) -> Result<
 
 /// `GET /v1/verify?all=1`: the problems, and the totals.
 async fn verify(node: &Node) -> Result<(Vec<VerifyLine>, VerifyTotal)> {
-    let request = node.client().get(format!("{}/v1/verify?all=1", node.url())).header("Kepler-Client", "test");
+    let request =
+        node.client().get(format!("{}/v1/verify?all=1", node.url())).header("Kepler-Client", "test");
     let text = request.send().await?.error_for_status()?.text().await?;
     let mut lines = text.lines().map(serde_json::from_str).collect::<Result<Vec<VerifyLine>, _>>()?;
     let Some(VerifyLine::Total(total)) = lines.pop() else { anyhow::bail!("no total: {text}") };
@@ -172,7 +173,10 @@ async fn placement_is_explained_and_agrees_with_what_a_death_does() -> Result<()
     }
     let out = kepler(&cluster.nodes[0], &["locate", "f0", "--if-down", "node-d"]).await?;
     let told = stdout(&out);
-    ensure!(out.status.success() && told.contains("owners") && told.contains("if node-d were down"), "{told}");
+    ensure!(
+        out.status.success() && told.contains("owners") && told.contains("if node-d were down"),
+        "{told}"
+    );
     let unknown = kepler(&cluster.nodes[0], &["locate", "f0", "--if-down", "node-z"]).await?;
     ensure!(unknown.status.code() == Some(1), "{:?}", unknown.status);
 
@@ -207,7 +211,11 @@ async fn verbs_reach_all_members_and_the_cap_changes_on_running_nodes() -> Resul
     ensure!(out.status.success(), "{out:?}");
     ensure!(caps().await? == [2_500_000; 3], "{:?}", caps().await?);
     let out = kepler(&cluster.nodes[1], &["repair", "--bandwidth", "7"]).await?;
-    ensure!(out.status.success() && caps().await? == [2_500_000, 7_000_000, 2_500_000], "{:?}", caps().await?);
+    ensure!(
+        out.status.success() && caps().await? == [2_500_000, 7_000_000, 2_500_000],
+        "{:?}",
+        caps().await?
+    );
 
     for verb in ["repair", "scrub"] {
         let out = kepler(&cluster.nodes[0], &[verb, "--pause", "--all"]).await?;
@@ -245,11 +253,13 @@ async fn a_member_is_forgotten_only_when_it_is_gone_and_a_lost_majority_on_a_wor
     cluster.nodes[2].kill();
     let survivor = &cluster.nodes[0];
     eventually("both are dead", Duration::from_secs(30), async || {
-        survivor.sees("node-b").await == Some(Status::Dead) && survivor.sees("node-c").await == Some(Status::Dead)
+        survivor.sees("node-b").await == Some(Status::Dead)
+            && survivor.sees("node-c").await == Some(Status::Dead)
     })
     .await?;
     let unavailable = becomes(survivor, HealthStatus::Unavailable, Duration::from_secs(20)).await?;
-    let way_out = unavailable.reasons.iter().any(|r| r.contains("kepler cluster forget --lost node-b node-c"));
+    let way_out =
+        unavailable.reasons.iter().any(|r| r.contains("kepler cluster forget --lost node-b node-c"));
     ensure!(way_out, "{:?}", unavailable.reasons);
     ensure!(survivor.try_put("refused", "", "x").await?.status() == StatusCode::SERVICE_UNAVAILABLE);
     let mut forgotten = None;
@@ -280,7 +290,8 @@ async fn refusals_come_soon_once_the_majority_is_known_to_be_dead() -> Result<()
     cluster.nodes[2].kill();
     let survivor = &cluster.nodes[0];
     eventually("both are dead", Duration::from_secs(30), async || {
-        survivor.sees("node-b").await == Some(Status::Dead) && survivor.sees("node-c").await == Some(Status::Dead)
+        survivor.sees("node-b").await == Some(Status::Dead)
+            && survivor.sees("node-c").await == Some(Status::Dead)
     })
     .await?;
     let mut slowest = Duration::ZERO;

@@ -180,9 +180,12 @@ async fn partitions_do_not_come_of_replacing_the_key_of_running_nodes() -> Resul
     }
     cluster.settle().await?;
     let witness = Witness::follow(&cluster).await?;
-    let taken_over = |node: &kepler_tests::cluster::Node| node.log().matches("read keys and tokens again").count();
+    let taken_over =
+        |node: &kepler_tests::cluster::Node| node.log().matches("read keys and tokens again").count();
     let (mut writes, mut slowest) = (0, Duration::ZERO);
-    for (round, keys) in [format!("{OLD},{NEW}"), format!("{NEW},{OLD}"), NEW.to_owned()].into_iter().enumerate() {
+    for (round, keys) in
+        [format!("{OLD},{NEW}"), format!("{NEW},{OLD}"), NEW.to_owned()].into_iter().enumerate()
+    {
         for (node, file) in files.iter().enumerate() {
             write(file, &keys)?;
             let started = Instant::now();
