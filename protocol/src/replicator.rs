@@ -453,7 +453,7 @@ impl Replicator {
     }
 
     fn delete(&mut self) {
-        while let Some(chunk) = self.releases.next() {
+        while let Some(chunk) = self.releases.start() {
             let id = self.id(Call::References(chunk));
             self.actions.push_back(Action::References { id, chunk });
         }

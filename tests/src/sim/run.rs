@@ -353,7 +353,9 @@ impl<P: Process> Run<P> {
                 durability: Durability::Quorum,
             };
             let before = self.clients.ended[0];
-            let deadline = self.world.now() + WRITES_WITHIN;
+            // Some uploads are slow by themselves where healing is looked at.
+            let patience = if self.plan.options.heal { 3 } else { 1 };
+            let deadline = self.world.now() + WRITES_WITHIN * patience;
             while self.clients.ended[0] == before && self.world.now() < deadline {
                 if self.clients.under_way() == 0 {
                     self.ask(&planned);
