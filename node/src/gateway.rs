@@ -8,7 +8,8 @@
 //! | [`accept`] | connections: deadlines, cap, graceful end |
 //! | [`guard`] | who may ask at all: hosts, origins, tokens |
 //! | [`route`] | which path is what |
-//! | [`files`], [`multipart`], [`chunks`], [`cluster`], [`operations`], [`events`], [`page`] | the calls |
+//! | [`files`], [`multipart`], [`chunks`], [`cluster`], [`operations`], [`events`] | the calls |
+//! | [`assets`], [`page`] | the browser UI; a plain page where it was not built |
 //! | [`body`], [`headers`], [`names`] | what requests are made of |
 //! | [`error`] | what went wrong, as problems |
 //! | [`metrics`] | counting |
@@ -17,6 +18,7 @@
 //! but never cuts a write off between two steps.
 
 mod accept;
+mod assets;
 mod body;
 mod chunks;
 mod cluster;
@@ -238,11 +240,13 @@ async fn answer(
             service.call(request).await
         }
     };
+    // That a process is alive is what another member's page looks for when its own node is gone.
+    let resource_policy = if route == Some(Route::Healthz) { "cross-origin" } else { "same-origin" };
     let headers = response.headers_mut();
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), resource_policy),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -345,7 +349,8 @@ fn routes(shared: &Arc<Shared>) -> BoxedFilter<(Response,)> {
         on(shared, Route::Metrics, &[Method::GET, Method::HEAD], cluster::metrics),
         on(shared, Route::Healthz, &[Method::GET, Method::HEAD], cluster::healthz),
         on(shared, Route::Readyz, &[Method::GET, Method::HEAD], cluster::readyz),
-        on(shared, Route::Page, &[Method::GET, Method::HEAD], page::page),
+        on(shared, Route::Page, &[Method::GET, Method::HEAD], assets::index),
+        on(shared, Route::Asset, &[Method::GET, Method::HEAD], assets::asset),
     ]
     .into_iter()
     .reduce(|all, next| all.or(next).unify().boxed())

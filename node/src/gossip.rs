@@ -12,13 +12,14 @@ mod socket;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::roster::Constants;
 use kepler_protocol::swim::{self, Announcement, Counters, Record};
 use kepler_protocol::view::{State, View};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Events kept for a composition root that is busy.
@@ -100,10 +101,14 @@ pub type Inbox = mpsc::Receiver<Event>;
 #[error("gossip has stopped")]
 pub struct Stopped;
 
+/// Buckets of round trips: from 20 microseconds to some seconds, each a quarter above the one before.
+const ROUND_TRIP_FIRST: f64 = 20e-6;
+const ROUND_TRIP_STEP: f64 = 1.25;
+const ROUND_TRIP_BUCKETS: u16 = 56;
+
 enum Command {
     Ready(bool),
     Constants(Constants),
-    Announcement(Announcement),
     Metadata(Box<kepler_protocol::view::Metadata>),
     Keys(kepler_protocol::wire::seal::KeyRing),
     Leave,
@@ -122,6 +127,8 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<Arc<View>>,
     local_addr: SocketAddr,
+    announcement: Arc<Mutex<Option<Announcement>>>,
+    round_trips: Histogram,
 }
 
 impl Handle {
@@ -158,9 +165,18 @@ impl Handle {
         self.command(Command::Constants(constants)).await
     }
 
-    /// What every datagram tells from now on.
-    pub async fn set_announcement(&self, announcement: Announcement) -> Result<(), Stopped> {
-        self.command(Command::Announcement(announcement)).await
+    /// What every datagram tells from now on. Wakes nobody: the next datagram takes it along.
+    ///
+    /// # Errors
+    /// When the gossip thread has ended.
+    pub fn set_announcement(&self, announcement: Announcement) -> Result<(), Stopped> {
+        *self.announcement.lock().unwrap_or_else(PoisonError::into_inner) = Some(announcement);
+        if self.commands.is_closed() { Err(Stopped) } else { Ok(()) }
+    }
+
+    /// Seconds from a probe to its answer, for metrics.
+    pub fn round_trips(&self) -> Histogram {
+        self.round_trips.clone()
     }
 
     /// Changes what this node says of itself; its key stays.
@@ -236,6 +252,9 @@ pub fn start(mut config: Config) -> io::Result<(Handle, Inbox)> {
     let clock = socket::Clock::start();
     let machine = swim::Swim::new(clock.now(), config.swim, fastrand::Rng::with_seed(config.seed));
     let (publish, view) = watch::channel(Arc::new(machine.view(1)));
+    let announcement = Arc::<Mutex<Option<Announcement>>>::default();
+    let round_trips =
+        Histogram::new(exponential_buckets(ROUND_TRIP_FIRST, ROUND_TRIP_STEP, ROUND_TRIP_BUCKETS));
     let driver = {
         let _entered = runtime.enter();
         socket::Driver::new(
@@ -245,10 +264,11 @@ pub fn start(mut config: Config) -> io::Result<(Handle, Inbox)> {
             commanded,
             events,
             publish,
+            (announcement.clone(), round_trips.clone()),
         )
     };
     std::thread::Builder::new().name("gossip".into()).spawn(move || runtime.block_on(driver.run()))?;
-    Ok((Handle { commands, view, local_addr }, inbox))
+    Ok((Handle { commands, view, local_addr, announcement, round_trips }, inbox))
 }
 
 #[cfg(test)]

@@ -132,6 +132,15 @@ impl Node {
             limits: swarm::Limits { throttle: throttle.clone(), ..swarm::Limits::default() },
         };
         let metrics = Arc::new(Metrics::new());
+        let meters = store.meters().clone();
+        metrics.register(|registry| {
+            registry.register("database_commits", "Transactions committed", meters.commits);
+            registry.register(
+                "disk_sync_duration_seconds",
+                "Time to make bytes durable",
+                meters.sync_seconds,
+            );
+        });
         let chunk_store =
             Arc::new(roads::Doors { store: store.clone(), metrics: metrics.clone(), healer: healer.clone() });
         let (swarm, inbound, transfer_addr) = swarm::start(swarm_config, view.clone(), chunk_store)
@@ -163,6 +172,11 @@ impl Node {
         };
         let (gossip, gossip_events) = gossip::start(gossip_config)
             .with_context(|| format!("GOSSIP_PORT: listen on UDP {bind}:{}", config.network.gossip_port))?;
+
+        let round_trips = gossip.round_trips();
+        metrics.register(|registry| {
+            registry.register("gossip_round_trip_seconds", "Time from a probe to its answer", round_trips);
+        });
 
         let replica = replica::Config {
             council: council::Config {

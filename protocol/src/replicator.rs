@@ -163,6 +163,9 @@ const VOUCH_DEADLINE: Duration = Duration::from_secs(20);
 /// Chunks collected in one action.
 const COLLECT: usize = 256;
 
+/// Questions about gathered chunks that may wait for an answer before a pass stops reading.
+const MAX_OFFERS: usize = 32;
+
 /// Questions of peers that wait for the store.
 const MAX_SERVING: usize = 1024;
 
@@ -218,6 +221,10 @@ pub struct Replicator {
     scrub: Scrub,
     ready: bool,
     paused: bool,
+    /// Questions about gathered chunks that wait for an answer.
+    offers: usize,
+    /// Where the pass goes on once fewer do.
+    held_back: Option<ChunkId>,
     collectable: VecDeque<ChunkId>,
     collecting: Collecting,
     counting: Counts,
@@ -247,6 +254,8 @@ impl Replicator {
             scrub: Scrub::new(now, config.scrub_interval),
             ready: false,
             paused: false,
+            offers: 0,
+            held_back: None,
             collectable: VecDeque::new(),
             collecting: Collecting::Nothing,
             counting: Counts::default(),
@@ -346,11 +355,13 @@ impl Replicator {
         Health {
             under_replicated,
             single_copy,
-            missing: self.fetches.len() as u64,
+            missing: self.fetches.in_vain() as u64,
+            fetching: (self.fetches.len() - self.fetches.in_vain()) as u64,
             surplus: self.counted.surplus,
             moving,
             moving_bytes,
             breaker: self.breaker(),
+            paused: self.paused,
             slow: self.placement.died_together(),
             scrub: self.scrub.health(),
             waiting,
@@ -409,7 +420,13 @@ impl Replicator {
         }
         if !self.paused {
             while let Some(step) = self.plan.next(now) {
-                self.step(step);
+                let (Step::Check(chunk, to) | Step::Send { chunk, to, .. }) = step;
+                // Who owns it may have changed since it was found to be lacking.
+                if self.placement.is_reachable(&to) && self.placement.owners(&chunk).contains(&to) {
+                    self.step(step);
+                } else {
+                    self.plan.dropped(chunk, to);
+                }
             }
             while let Some(chunk) = self.fetches.next(now) {
                 let owners = self.placement.owners(&chunk);
@@ -531,6 +548,8 @@ impl Replicator {
             self.actions.push_back(Action::Note(note));
         }
         match page.holdings.last().filter(|_| page.more) {
+            // The pass goes on when peers have answered.
+            Some(last) if self.offers >= MAX_OFFERS => self.held_back = Some(last.chunk),
             Some(last) => self.read(Some(last.chunk)),
             None => self.end_of_pass(now),
         }
@@ -634,6 +653,7 @@ impl Replicator {
 
     fn ask_held(&mut self, peer: NodeId, batch: Vec<(Item, u64)>) {
         let held = Held { chunks: batch.iter().map(|(item, _)| *item).collect() };
+        self.offers += 1;
         self.ask(peer, Question::Held(held), DEADLINE, Call::Offer(peer, batch));
     }
 
@@ -646,13 +666,13 @@ impl Replicator {
         let placement = &self.placement;
         self.rounds.end(now, placement.epoch(), |peer| placement.is_reachable(peer));
         if let Some(at) = self.counted.grace_over {
-            self.rounds.sooner(at.max(now + Duration::from_secs(1)));
+            self.rounds.grace_over(now, at);
         }
         if !self.placement.is_leaving() {
             self.drained = false;
         } else if self.counted.kept > 0 {
             self.events.push_back(Event::Leaving { left: self.counted.kept });
-            self.rounds.sooner(now + Duration::from_secs(2));
+            self.rounds.grace_over(now, now + Duration::from_secs(2));
         } else if !self.drained {
             self.drained = true;
             self.events.push_back(Event::Drained);
@@ -692,14 +712,26 @@ impl Replicator {
                     self.begin_pass();
                 }
             }
-            (Some(Call::Offer(peer, batch)), Some(Answer::Holds(holds))) if holds.len() == batch.len() => {
-                for ((item, size), holds) in batch.into_iter().zip(holds) {
-                    self.told(now, peer, item.chunk, size, holds);
+            (Some(Call::Offer(peer, batch)), answer) => {
+                self.offers -= 1;
+                match answer {
+                    Some(Answer::Holds(holds)) if holds.len() == batch.len() => {
+                        for ((item, size), holds) in batch.into_iter().zip(holds) {
+                            self.told(now, peer, item.chunk, size, holds);
+                        }
+                    }
+                    _ => self.rounds.undone(now),
+                }
+                if self.offers < MAX_OFFERS
+                    && let Some(last) = self.held_back.take()
+                {
+                    self.read(Some(last));
                 }
             }
-            (Some(Call::Offer(..)), _) => self.rounds.undone(now),
             (Some(Call::Check(chunk, to)), answer) => {
                 let lacks = match answer {
+                    // Who owns it may have changed since it was asked.
+                    Some(Answer::Holds(_)) if !self.placement.owners(&chunk).contains(&to) => Some(false),
                     Some(Answer::Holds(holds)) => holds.first().map(|holds| *holds == Holds::Lacks),
                     _ => None,
                 };
@@ -736,6 +768,9 @@ impl Replicator {
 
     fn lacks(&mut self, now: Instant, chunk: ChunkId, peer: NodeId, lack: Lack) {
         let owners = self.placement.owners(&chunk);
+        if !owners.contains(&peer) {
+            return;
+        }
         if lack == Lack::References {
             self.plan.lacks(now, (chunk, peer), lack, 0, false);
             return;
@@ -798,14 +833,14 @@ impl Replicator {
             }
             (Call::Send(chunk, to), Done::Sent(sent)) => match sent {
                 Sent::Stored(bytes) => {
-                    self.plan.sent(chunk, to);
+                    self.plan.copied(chunk, to);
                     self.repaired.0 += 1;
                     self.repaired.1 += bytes;
                     if bytes > 0 {
                         self.events.push_back(Event::Moved { chunk, to, bytes });
                     }
                 }
-                Sent::NotHere => self.plan.sent(chunk, to),
+                Sent::NotHere => self.plan.dropped(chunk, to),
                 Sent::Failed => self.plan.failed(now, chunk, to),
             },
             (Call::Fetch(chunk), Done::Fetched(size)) => self.fetches.fetched(now, chunk, size.is_some()),

@@ -151,6 +151,7 @@ pub struct Swim {
     me: Arc<Record>,
     constants: Option<Constants>,
     announcement: Option<Announcement>,
+    round_trips: Vec<std::time::Duration>,
     members: Members,
     suspicions: Suspicions,
     broadcasts: Broadcasts,
@@ -195,6 +196,7 @@ impl Swim {
             me: Record::sign(&config.identity, statement),
             constants: config.constants,
             announcement: None,
+            round_trips: Vec::new(),
             members: Members::default(),
             suspicions: Suspicions::default(),
             broadcasts: Broadcasts::default(),
@@ -322,6 +324,12 @@ impl Swim {
     /// What every datagram tells from now on.
     pub fn set_announcement(&mut self, announcement: Announcement) {
         self.announcement = Some(announcement);
+    }
+
+    /// How long members took to answer probes since this was last asked; some are left out where
+    /// nobody asks.
+    pub fn take_round_trips(&mut self) -> Vec<std::time::Duration> {
+        std::mem::take(&mut self.round_trips)
     }
 
     /// Changes what this node says of itself; its key stays.

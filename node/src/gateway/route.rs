@@ -6,8 +6,10 @@
 /// What a path asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// `/`
+    /// `/`, and the screens of the browser UI: its page reads its own address
     Page,
+    /// `/_app/{path}`: files of the browser UI
+    Asset,
     /// `/healthz`
     Healthz,
     /// `/readyz`
@@ -52,10 +54,14 @@ pub enum Route {
     Forget,
 }
 
+/// First segments of the UI's screens (the folders of `frontend/src/routes`).
+const SCREENS: [&str; 7] = ["activity", "cluster", "connect", "file", "files", "nodes", "settings"];
+
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Page,
+        Self::Asset,
         Self::Healthz,
         Self::Readyz,
         Self::Metrics,
@@ -89,13 +95,15 @@ impl Route {
                 _ => {}
             }
         }
-        None
+        let screen = path.strip_prefix('/')?.split('/').next()?;
+        SCREENS.contains(&screen).then_some((Self::Page, path))
     }
 
     /// How the API's description writes it.
     pub const fn pattern(self) -> &'static str {
         match self {
             Self::Page => "/",
+            Self::Asset => "/_app/{path}",
             Self::Healthz => "/healthz",
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
@@ -128,6 +136,7 @@ impl Route {
             Self::Copy | Self::Move | Self::Scrub | Self::Repair | Self::Leave | Self::Forget => "POST",
             Self::Events | Self::Verify => "GET",
             Self::Page
+            | Self::Asset
             | Self::Healthz
             | Self::Readyz
             | Self::Metrics
@@ -149,7 +158,7 @@ impl Route {
 
     /// Whether it answers without a token, whatever is configured: it tells nothing of the files.
     pub const fn is_public(self) -> bool {
-        matches!(self, Self::Page | Self::Healthz | Self::Readyz)
+        matches!(self, Self::Page | Self::Asset | Self::Healthz | Self::Readyz)
     }
 }
 
@@ -160,13 +169,33 @@ mod tests {
     #[test]
     fn each_path_has_one_route() {
         for route in Route::ALL {
-            let path =
-                route.pattern().replace("{name}", "a/b").replace("{cid}", "bafy").replace("{node}", "a");
+            let path = route
+                .pattern()
+                .replace("{name}", "a/b")
+                .replace("{cid}", "bafy")
+                .replace("{node}", "a")
+                .replace("{path}", "a.js");
             assert_eq!(Route::of(&path).map(|(found, _)| found), Some(route), "{path}");
         }
         assert_eq!(Route::of("/v1/files/"), Some((Route::File, "")));
         assert_eq!(Route::of("/v1/files//a"), Some((Route::File, "/a")));
-        for unknown in ["", "/v1", "/v1/", "/v1/Files", "/v1/cluster/", "/v2/files/a", "/ipfs", "//"] {
+        for screen in ["/files", "/files/a/b", "/file/a.js", "/cluster", "/nodes/node-a", "/settings"] {
+            assert_eq!(Route::of(screen), Some((Route::Page, screen)));
+        }
+        for unknown in [
+            "/filesystem",
+            "/Cluster",
+            "cluster",
+            "/_app",
+            "",
+            "/v1",
+            "/v1/",
+            "/v1/Files",
+            "/v1/cluster/",
+            "/v2/files/a",
+            "/ipfs",
+            "//",
+        ] {
             assert_eq!(Route::of(unknown), None, "{unknown}");
         }
     }

@@ -4,13 +4,14 @@
 //! accuse others of what lies unread in its own socket.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kepler_protocol::swim::{self, Swim};
+use kepler_protocol::swim::{self, Announcement, Swim};
 use kepler_protocol::time::Instant;
 use kepler_protocol::view::{State, View};
 use kepler_protocol::wire::seal::MAX_DATAGRAM;
+use prometheus_client::metrics::histogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
@@ -58,6 +59,9 @@ pub(super) struct Driver {
     unsaved: bool,
     saved_at: Instant,
     dropped: u64,
+    /// Set by others, taken before anything is sent.
+    announcement: Arc<Mutex<Option<Announcement>>>,
+    round_trips: Histogram,
 }
 
 impl Driver {
@@ -68,6 +72,7 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<Event>,
         view: watch::Sender<Arc<View>>,
+        (announcement, round_trips): (Arc<Mutex<Option<Announcement>>>, Histogram),
     ) -> Self {
         let saved_at = clock.now();
         // One byte more than a datagram may have: what is longer shows.
@@ -84,12 +89,23 @@ impl Driver {
             unsaved: false,
             saved_at,
             dropped: 0,
+            announcement,
+            round_trips,
         }
     }
 
     pub async fn run(mut self) {
         loop {
+            // Before the datagrams: what they make this machine answer says it too.
+            if let Some(announcement) =
+                self.announcement.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                self.swim.set_announcement(announcement);
+            }
             let drained = self.drain();
+            for round_trip in self.swim.take_round_trips() {
+                self.round_trips.observe(round_trip.as_secs_f64());
+            }
             if drained {
                 self.swim.handle_timeout(self.clock.now());
             }
@@ -172,7 +188,6 @@ impl Driver {
                 self.epoch += 1;
                 self.view.send_replace(Arc::new(self.swim.view(self.epoch)));
             }
-            Command::Announcement(announcement) => self.swim.set_announcement(announcement),
             Command::Metadata(metadata) => self.swim.set_metadata(*metadata),
             Command::Keys(keys) => self.swim.set_keys(keys),
             Command::Leave => self.swim.leave(),

@@ -30,7 +30,7 @@ use crate::service::unix_millis;
 use crate::store::{self, Resident, Store};
 use crate::swarm::{self, Inbound, Refusal};
 use crate::tasks::Tasks;
-use crate::telemetry::Metrics;
+use crate::telemetry::{CipherLabels, Metrics};
 
 /// How long a stream probe waits.
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
@@ -405,7 +405,12 @@ pub(super) async fn measure(
             metrics.membership.datagrams_dropped.inc_by(total.saturating_sub(dropped));
             dropped = total;
         }
-        metrics.transfers.in_flight.set(i64::try_from(swarm.stats().in_flight).unwrap_or(i64::MAX));
+        let stats = swarm.stats();
+        metrics.transfers.in_flight.set(i64::try_from(stats.in_flight).unwrap_or(i64::MAX));
+        if let Some(suite) = stats.cipher_suite {
+            metrics.transfers.cipher.clear();
+            metrics.transfers.cipher.get_or_create(&CipherLabels { suite }).set(1);
+        }
         if stop.run_until_cancelled(tokio::time::sleep(MEASURE_EVERY)).await.is_none() {
             return;
         }

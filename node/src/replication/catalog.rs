@@ -284,7 +284,7 @@ impl Driver {
             }
             Output::Announce(announcement) => {
                 // Gossip ends before the store does; then nobody needs to know.
-                let _ = self.gossip.set_announcement(announcement).await;
+                let _ = self.gossip.set_announcement(announcement);
             }
             Output::Refused(reason) => warn!(reason, "this node is refused by the cluster"),
             Output::Written { name, dot, deleted } => {

@@ -19,7 +19,7 @@ use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::message::Question;
 use kepler_protocol::replicator::{self, Action, Input, Replicator};
 use kepler_protocol::roster::{DatabaseId, Roster};
-use kepler_protocol::view::{State, View};
+use kepler_protocol::view::View;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -320,7 +320,10 @@ impl Healer {
                 Err(error) => debug!(peer = %call.from.node, %error, "a question that does not parse"),
             },
             Command::Bad(id) => self.worker.look_again(id),
-            Command::Lost(id) => self.machine.handle(now, Input::Lost(id)),
+            Command::Lost(id) => {
+                self.teller.quarantined(id);
+                self.machine.handle(now, Input::Lost(id));
+            }
         }
     }
 
@@ -447,7 +450,8 @@ impl Healer {
             until_secs: waiting.remaining.map(|remaining| remaining.as_secs()),
         });
         NodeHealth {
-            under_replicated: health.under_replicated,
+            // What is fetched anew is lacking here, and nobody else may know yet.
+            under_replicated: health.under_replicated + health.fetching,
             single_copy: health.single_copy,
             missing: health.missing,
             surplus: health.surplus,
@@ -455,6 +459,7 @@ impl Healer {
             moving_bytes: health.moving_bytes,
             scrub,
             breaker: health.breaker,
+            paused: health.paused,
             waiting: waiting.collect(),
             ..NodeHealth::idle(self.me)
         }
@@ -463,9 +468,4 @@ impl Healer {
 
 fn databases(roster: &Roster) -> BTreeMap<NodeId, DatabaseId> {
     roster.members.iter().map(|(node, entry)| (*node, entry.database)).collect()
-}
-
-/// Whether this node is on its way out, in its own view.
-pub fn is_leaving(view: &View, me: &NodeId) -> bool {
-    view.member(me).is_some_and(|member| matches!(member.state, State::Leaving | State::Left))
 }

@@ -273,7 +273,7 @@ impl Incoming {
             .alone_on_disk(&self.id, move |store| {
                 let mut sink = sink.map_or_else(|| store.create_sink(id, size), Ok)?;
                 sink.write(&rest)?;
-                sink.keep(&store.inner.layout)
+                store.keep(sink)
             })
             .await;
         kept?;

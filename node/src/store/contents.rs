@@ -102,7 +102,7 @@ impl Store {
                 store.check_reserve(size)?;
                 let mut sink = Sink::create_verified(&store.inner.layout, &chunk)?;
                 sink.write(chunk.bytes())?;
-                sink.keep(&store.inner.layout)
+                store.keep(sink)
             })
             .await;
         written?;

@@ -238,6 +238,8 @@ fn forget_gone(db: &Connection, id: &ChunkId) -> rusqlite::Result<bool> {
         "DELETE FROM surplus WHERE chunk_id = ?1",
         "DELETE FROM unreferenced WHERE chunk_id = ?1",
         "DELETE FROM promises WHERE chunk_id = ?1",
+        // What is deleted by the rule has its copies elsewhere, or is wanted by nobody.
+        "DELETE FROM lost_references WHERE chunk_id = ?1",
     ] {
         db.prepare_cached(sql)?.execute([&text])?;
     }

@@ -17,6 +17,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tracing::error;
 
+use super::Meters;
 use super::clock::Clock;
 use super::error::DatabaseError;
 use super::recover::Lock;
@@ -98,6 +99,7 @@ pub(crate) struct Writer {
     stopped: watch::Sender<Stopped>,
     ticked: Duration,
     suspect: std::path::PathBuf,
+    meters: Meters,
     // Released when the thread ends, after the last write.
     _lock: Lock,
 }
@@ -127,12 +129,22 @@ impl Writer {
         clock: Clock,
         suspect: std::path::PathBuf,
         lock: Lock,
+        meters: Meters,
     ) -> std::io::Result<(Sender<Message>, watch::Receiver<Stopped>)> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let (stopped, watched) = watch::channel(None);
         let ticked = clock.running();
-        let writer =
-            Self { connection, clock, receiver, resident: None, stopped, ticked, suspect, _lock: lock };
+        let writer = Self {
+            connection,
+            clock,
+            receiver,
+            resident: None,
+            stopped,
+            ticked,
+            suspect,
+            meters,
+            _lock: lock,
+        };
         std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
         Ok((sender, watched))
     }
@@ -229,7 +241,14 @@ impl Writer {
             resident.before_commit(&self.connection, &changed).map_err(Failure::Fatal)?;
         }
         self.tick(self.connection.total_changes() != changes).map_err(|error| self.judge(error, batch))?;
-        self.statement("COMMIT").map_err(|error| self.judge(error, batch))
+        let busy = self.connection.total_changes() != changes;
+        let begun = self.clock.running();
+        self.statement("COMMIT").map_err(|error| self.judge(error, batch))?;
+        if busy {
+            self.meters.commits.inc();
+            self.meters.sync_seconds.observe(self.clock.running().saturating_sub(begun).as_secs_f64());
+        }
+        Ok(())
     }
 
     fn step(&mut self, message: Message, batch: &mut Batch, changed: &AtomicBool) -> Result<(), Failure> {

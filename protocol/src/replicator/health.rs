@@ -10,8 +10,11 @@ pub struct Health {
     pub under_replicated: u64,
     /// Of these, chunks of which no other owner has a copy.
     pub single_copy: u64,
-    /// Chunks that should be here and whose file is gone or rotten, until they are fetched.
+    /// Chunks that should be here and whose file is gone or rotten, and that nobody was found to have
+    /// in at least two attempts.
     pub missing: u64,
+    /// The same of which nobody can say so yet: they are being fetched anew.
+    pub fetching: u64,
     /// Copies here that others own.
     pub surplus: u64,
     /// Copies being sent.
@@ -20,6 +23,8 @@ pub struct Health {
     pub moving_bytes: u64,
     /// Whether so many members are dead that nothing is deleted.
     pub breaker: bool,
+    /// Whether an operator paused repair.
+    pub paused: bool,
     /// Whether repair runs at a tenth of the cap, as members died together.
     pub slow: bool,
     /// The scrub.

@@ -63,7 +63,7 @@ struct Want {
 pub enum Step {
     /// Ask whether it is still lacking; then [`Plan::checked`].
     Check(ChunkId, NodeId),
-    /// Send it; then [`Plan::sent`] or [`Plan::failed`].
+    /// Send it; then [`Plan::copied`], [`Plan::dropped`] or [`Plan::failed`].
     Send {
         /// The chunk.
         chunk: ChunkId,
@@ -221,8 +221,22 @@ impl Plan {
         }
     }
 
-    /// It was sent, or is not here to be sent.
-    pub fn sent(&mut self, chunk: ChunkId, to: NodeId) {
+    /// It was sent: there is one copy more.
+    pub fn copied(&mut self, chunk: ChunkId, to: NodeId) {
+        self.remove(chunk, to);
+        let others: Vec<NodeId> = self.lacking(&chunk).map(|(other, _)| other).collect();
+        for other in others {
+            let Some(want) = self.wants.get_mut(&(chunk, other)) else { continue };
+            let waits = want.state == State::Waiting && self.queue.remove(&key_of(chunk, other, want));
+            want.single = false;
+            if waits {
+                self.queue.insert(key_of(chunk, other, want));
+            }
+        }
+    }
+
+    /// It is not to be sent, or not here to be sent.
+    pub fn dropped(&mut self, chunk: ChunkId, to: NodeId) {
         self.remove(chunk, to);
     }
 

@@ -106,6 +106,11 @@ impl Rounds {
         self.next = self.next.min(at);
     }
 
+    /// Something will be worth a look at this instant: not so soon that passes follow each other closely.
+    pub fn grace_over(&mut self, now: Instant, at: Instant) {
+        self.sooner(at.max(now + self.took.max(Duration::from_secs(1))));
+    }
+
     /// Something was left undone: looks at it again, soon at first and then less often.
     pub fn undone(&mut self, now: Instant) {
         if self.is_idle() {
@@ -368,6 +373,11 @@ impl Fetches {
             return None;
         }
         self.wanted.values().filter(|fetch| !fetch.under_way).map(|fetch| fetch.due).min()
+    }
+
+    /// How many were tried at least twice: nobody who answers has them.
+    pub fn in_vain(&self) -> usize {
+        self.wanted.values().filter(|fetch| fetch.tries >= 2).count()
     }
 
     /// How many.

@@ -11,6 +11,9 @@ use crate::wire::gossip::{Message, Packet, Update};
 use crate::wire::seal::{Header, Window};
 
 /// A session that was silent for so long may be replaced by one of a lower epoch, so that a forged
+/// Round trips kept for whoever asks.
+const MAX_ROUND_TRIPS: usize = 256;
+
 /// high epoch excludes nobody for good.
 const SESSION_REST: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -143,7 +146,7 @@ impl Swim {
         self.counters.accepted += 1;
         self.note_packet(slot, header.counter, packet.announcement, packet.health);
         self.note_latest(slot, header.counter, packet.latest);
-        self.handle_answer(nonce, purpose, slot);
+        self.handle_answer(now, nonce, purpose, slot);
         if let Some(challenge) = packet.challenge {
             self.answer_challenge(from, slot, challenge, packet.unknown);
         }
@@ -247,12 +250,12 @@ impl Swim {
                     if let Some(session) = self.members.session_mut(slot).and_then(|m| m.session.as_mut()) {
                         session.answered = now;
                     }
-                    self.handle_answer(nonce, purpose, slot);
+                    self.handle_answer(now, nonce, purpose, slot);
                 }
             }
             Message::PingReq { nonce, target } => self.relay(now, sender, nonce, target),
             Message::Relayed { nonce } => {
-                if self.probes.succeed(nonce) {
+                if self.probes.succeed(nonce).is_some() {
                     self.health.improve();
                 }
             }
@@ -271,11 +274,14 @@ impl Swim {
     }
 
     /// A member echoed a nonce.
-    fn handle_answer(&mut self, nonce: u64, purpose: Purpose, slot: Slot) {
+    fn handle_answer(&mut self, now: Instant, nonce: u64, purpose: Purpose, slot: Slot) {
         match purpose {
             Purpose::Probe => {
-                if self.probes.succeed(nonce) {
+                if let Some(sent) = self.probes.succeed(nonce) {
                     self.health.improve();
+                    if self.round_trips.len() < MAX_ROUND_TRIPS {
+                        self.round_trips.push(now.since(sent));
+                    }
                 }
             }
             Purpose::Relay { origin, nonce } => self.send_relayed(origin, nonce),

@@ -21,6 +21,7 @@ const MAX_PROBES: usize = 32;
 #[derive(Debug)]
 struct Probe {
     slot: Slot,
+    sent: Instant,
     /// When others are asked to help.
     direct: Option<Instant>,
     /// When it has failed.
@@ -63,9 +64,9 @@ impl Probes {
         self.open.clear();
     }
 
-    /// Ends a probe because its target answered; says whether there was one.
-    pub fn succeed(&mut self, nonce: u64) -> bool {
-        self.open.remove(&nonce).is_some()
+    /// Ends a probe because its target answered; says when it was sent, if there was one.
+    pub fn succeed(&mut self, nonce: u64) -> Option<Instant> {
+        self.open.remove(&nonce).map(|probe| probe.sent)
     }
 
     pub fn nack(&mut self, nonce: u64) {
@@ -112,6 +113,7 @@ impl Swim {
         let stretch = |duration: Duration| self.health.stretch(duration, peer);
         let probe = Probe {
             slot,
+            sent: now,
             direct: Some(now + stretch(self.config.direct_timeout())),
             verdict: now + stretch(self.config.period),
             helpers: 0,

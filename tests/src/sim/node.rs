@@ -66,6 +66,8 @@ pub struct Setup {
     pub gc_grace: Duration,
     /// `INVENTORY_INTERVAL_SECS`.
     pub inventory_interval: Duration,
+    /// Whether some uploads take so long that a grace ends while they are under way.
+    pub slow_uploads: bool,
     /// Planted in the replicator and its store.
     pub heal: replicator::Faults,
 }
@@ -84,6 +86,7 @@ impl Default for Setup {
             handoff_grace: Duration::from_secs(20),
             gc_grace: Duration::from_secs(15),
             inventory_interval: Duration::from_secs(20),
+            slow_uploads: false,
             heal: replicator::Faults::default(),
         }
     }
@@ -160,11 +163,13 @@ impl Durable for Room {
     fn back_up(&mut self) {
         self.backup = self.db.clone();
         self.backup_shelf = self.shelf.clone();
+        self.witness.back_up();
     }
 
     fn restore(&mut self) {
         self.db = std::mem::take(&mut self.backup);
         self.shelf = std::mem::take(&mut self.backup_shelf);
+        self.witness.restore();
     }
 
     fn lose_database(&mut self) {
@@ -351,6 +356,8 @@ pub struct Node {
     next_command: u64,
     placements: BTreeMap<u64, (Placing, Placement, ChunkId)>,
     next_placement: u64,
+    /// Uploads whose second chunk is still to come.
+    slow: VecDeque<(Instant, Placing, ChunkId, Durability)>,
     next_sweep: Instant,
     outputs: VecDeque<Output<Node>>,
 }
@@ -373,6 +380,9 @@ const LOOK_WHETHER_TO_LEAVE: Duration = Duration::from_secs(1);
 
 /// How often unpublished `fast` versions are looked for.
 const SWEEP: Duration = Duration::from_secs(3);
+
+/// Between the chunks of a slow upload.
+const SLOW: Duration = Duration::from_secs(34);
 
 /// How long an exchange of members waits for an answer.
 const EXCHANGE_DEADLINE: Duration = Duration::from_secs(2);
@@ -500,6 +510,10 @@ impl Node {
             let (command, issued) = match (placing, done) {
                 (Placing::Shared { operation, dot, value, durability }, true) => {
                     let placing = Placing::Client { operation, dot, value };
+                    if self.setup.slow_uploads && value.digest()[1] < 32 {
+                        self.slow.push_back((clocks.now + SLOW, placing, value, durability));
+                        continue;
+                    }
                     self.place(room, clocks.now, placing, value, durability);
                     continue;
                 }
@@ -686,6 +700,11 @@ impl Node {
                 }
                 if self.next_sweep <= now {
                     self.sweep(room, now)?;
+                }
+                while self.slow.front().is_some_and(|(due, ..)| *due <= now) {
+                    if let Some((_, placing, value, durability)) = self.slow.pop_front() {
+                        self.place(room, now, placing, value, durability);
+                    }
                 }
                 self.heal_timeout(room, now);
             }
@@ -969,6 +988,7 @@ impl Process for Node {
             next_command: 0,
             placements: BTreeMap::new(),
             next_placement: 0,
+            slow: VecDeque::new(),
             next_sweep: clocks.now + SWEEP,
             outputs: VecDeque::new(),
             seat,
@@ -1009,6 +1029,7 @@ impl Process for Node {
             .chain([self.next_sweep])
             .chain(self.leave_at)
             .chain(self.healing.poll_timeout())
+            .chain(self.slow.front().map(|(due, ..)| *due))
             .min()
     }
 
@@ -1079,7 +1100,8 @@ impl Process for Node {
     }
 
     fn uploading(&self) -> Vec<Dot> {
-        self.placements.values().map(|(placing, ..)| placing.dot()).collect()
+        let slow = self.slow.iter().map(|(_, placing, ..)| placing.dot());
+        self.placements.values().map(|(placing, ..)| placing.dot()).chain(slow).collect()
     }
 
     fn keeps(&self, room: &Room, chunk: &ChunkId) -> bool {

@@ -185,7 +185,10 @@ const EQUAL_WITHIN: Duration = Duration::from_secs(30);
 /// How often a run looks whether it may go on.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How long copies may take to be where they belong: a promise that was just given holds for two
+/// How long owners may lack chunks of live versions once everything is healed and catalogs are equal.
+const COPIED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long copies may take to be nowhere else: a promise that was just given holds for two
 /// minutes, and a copy that comes late has its grace before it.
 const PLACED_WITHIN: Duration = Duration::from_secs(360);
 
@@ -381,9 +384,11 @@ impl<P: Process> Run<P> {
 
     /// Every chunk is where it belongs and nowhere else, and then nothing moves any more.
     fn placement(&mut self) -> Result<(), Violation> {
-        let deadline = self.world.now() + PLACED_WITHIN;
-        while let Some(misplaced) = self.misplaced() {
-            if self.world.now() >= deadline {
+        let healed = self.world.now();
+        let (copied, placed) = (healed + COPIED_WITHIN, healed + PLACED_WITHIN);
+        while let Some(misplaced) = self.lacking().or_else(|| self.misplaced()) {
+            let late = self.world.now() >= copied && self.lacking().is_some();
+            if late || self.world.now() >= placed {
                 let detail = format!("{misplaced}\n{}", self.states());
                 return Err(self.violation("I5", detail));
             }
@@ -401,19 +406,22 @@ impl<P: Process> Run<P> {
         self.world.nodes.iter().map(|node| node.durable.pushed()).sum()
     }
 
-    /// A chunk that is not where it belongs, if there is one.
-    fn misplaced(&self) -> Option<String> {
+    /// Who owns a chunk now that all agree.
+    fn owners(&self, chunk: &ChunkId) -> BTreeSet<Place> {
+        let process = self.world.nodes[0].process.as_ref();
+        process.map(|process| process.owners(chunk).into_iter().collect()).unwrap_or_default()
+    }
+
+    /// A chunk of a live version that an owner lacks, if there is one.
+    fn lacking(&self) -> Option<String> {
         let nodes = &self.world.nodes;
-        let owners = |chunk: &ChunkId| -> Option<BTreeSet<Place>> {
-            Some(nodes[0].process.as_ref()?.owners(chunk).into_iter().collect())
-        };
         let live = nodes[0].durable.survivors();
         let roots = live.iter().filter_map(|version| Some((version, version.content.as_ref()?.root)));
         for (version, root) in roots {
             for chunk in [root, shared_of(&root)] {
                 let holders: BTreeSet<Place> =
                     (0..nodes.len()).filter(|place| nodes[*place].durable.holds(&chunk)).collect();
-                let owners = owners(&chunk)?;
+                let owners = self.owners(&chunk);
                 // What a node alone had may be lost with it.
                 let lost = holders.is_empty() && !self.lost.is_empty() && !self.is_promised(version);
                 if !lost && !owners.is_subset(&holders) {
@@ -421,14 +429,25 @@ impl<P: Process> Run<P> {
                 }
             }
         }
+        None
+    }
+
+    /// A chunk that is where it does not belong, or not where it does, if there is one.
+    fn misplaced(&self) -> Option<String> {
+        let nodes = &self.world.nodes;
         for (place, node) in nodes.iter().enumerate() {
             let process = node.process.as_ref()?;
             for chunk in node.durable.shelved() {
                 if !process.keeps(&node.durable, &chunk) {
                     return Some(format!("nothing refers to {chunk}, which stays on {}", node.id));
                 }
-                if !owners(&chunk)?.contains(&place) {
+                let owners = self.owners(&chunk);
+                if !owners.contains(&place) {
                     return Some(format!("{chunk} stays on {}, which does not own it", node.id));
+                }
+                let lacks = |owner: &&Place| !nodes[**owner].durable.holds(&chunk);
+                if let Some(owner) = owners.iter().find(lacks).filter(|_| node.durable.holds(&chunk)) {
+                    return Some(format!("{chunk} is on {}, and n{owner} lacks it", node.id));
                 }
             }
         }

@@ -9,6 +9,7 @@ mod leaving;
 mod pace;
 mod restarts;
 mod rot;
+mod storms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -208,6 +209,17 @@ pub async fn sent_in_background(cluster: &Cluster) -> Result<f64> {
 /// The background bytes that one node has sent.
 pub async fn background_bytes(node: &Node) -> Result<f64> {
     metric(node, "kepler_transfer_bytes_total", "direction=\"Out\",purpose=\"Background\"").await
+}
+
+/// `GET /v1/verify?all=1`: the problems, and the totals.
+pub async fn verify(node: &Node) -> Result<(Vec<api::VerifyLine>, api::VerifyTotal)> {
+    let request =
+        node.client().get(format!("{}/v1/verify?all=1", node.url())).header("Kepler-Client", "test");
+    let text = request.send().await?.error_for_status()?.text().await?;
+    let mut lines = text.lines().map(serde_json::from_str).collect::<Result<Vec<api::VerifyLine>, _>>()?;
+    let Some(api::VerifyLine::Total(total)) = lines.pop() else { anyhow::bail!("no total: {text}") };
+    lines.retain(|line| !matches!(line, api::VerifyLine::Progress { .. }));
+    Ok((lines, total))
 }
 
 /// Makes a node's disk a new one.

@@ -12,6 +12,7 @@ mod deaths;
 mod examples;
 mod healing;
 mod joins;
+mod operations;
 mod partitions;
 mod readme;
 mod vectors;

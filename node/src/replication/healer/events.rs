@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use kepler_protocol::api;
+use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::{Event, health::Health};
 use prometheus_client::metrics::counter::Counter;
@@ -125,6 +126,11 @@ impl Teller {
             }
             Event::Drained => self.send(api::Event::Leaving { node: self.me, left_chunks: 0 }),
         }
+    }
+
+    /// A copy here was found rotten by somebody who read it.
+    pub(super) fn quarantined(&self, id: ChunkId) {
+        self.send(api::Event::Quarantined { cid: id });
     }
 
     /// Sets the gauges, and tells what was gathered.

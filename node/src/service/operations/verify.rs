@@ -157,7 +157,8 @@ impl Copies {
 struct Suspect {
     id: ChunkId,
     intact: BTreeSet<NodeId>,
-    bad: bool,
+    /// Whose copy is bad. They may say that they hold it until they have set it aside.
+    bad: BTreeSet<NodeId>,
 }
 
 struct Run<'a> {
@@ -169,6 +170,8 @@ struct Run<'a> {
     total: VerifyTotal,
     suspects: Vec<Suspect>,
     missing: BTreeSet<ChunkId>,
+    /// Whose copies of these are bad; at most [`MOST_REMEMBERED`] chunks.
+    bad: BTreeMap<ChunkId, BTreeSet<NodeId>>,
     told: Instant,
 }
 
@@ -184,6 +187,7 @@ impl<'a> Run<'a> {
             total: VerifyTotal::default(),
             suspects: Vec::new(),
             missing: BTreeSet::new(),
+            bad: BTreeMap::new(),
             told: Instant::now(),
         }
     }
@@ -254,7 +258,7 @@ impl<'a> Run<'a> {
             let Some(id) = fronts.min_by(|a, b| a.0.cmp(&b.0)).map(|(_, checked)| checked.id) else {
                 return Ok(());
             };
-            let mut suspect = Suspect { id, intact: BTreeSet::new(), bad: false };
+            let mut suspect = Suspect { id, intact: BTreeSet::new(), bad: BTreeSet::new() };
             self.total.chunks += 1;
             for (node, copies) in nodes.iter_mut() {
                 let front = copies.arrived.pop_front_if(|(_, checked)| checked.id == id);
@@ -265,10 +269,13 @@ impl<'a> Run<'a> {
                     suspect.intact.insert(*node);
                     continue;
                 }
-                suspect.bad = true;
+                suspect.bad.insert(*node);
                 self.total.bad_copies += 1;
                 let problem = problem(checked.state).to_owned();
                 self.tell(VerifyLine::BadCopy { cid: id, node: *node, problem }).await?;
+            }
+            if !suspect.bad.is_empty() && self.bad.len() < MOST_REMEMBERED {
+                self.bad.insert(id, suspect.bad.clone());
             }
             self.judge(suspect).await?;
             self.progress().await?;
@@ -297,10 +304,11 @@ impl<'a> Run<'a> {
         let ids: Vec<ChunkId> = suspects.iter().map(|suspect| suspect.id).collect();
         let Ok(holders) = self.service.chunks.holders(&ids).await else { return Ok(()) };
         self.ring = self.service.operator.parts.view.borrow().ring().clone();
-        for (suspect, holders) in suspects.into_iter().zip(holders) {
-            // Whoever holds it now either had it intact, or has stored it since and hashed it then.
+        for (suspect, mut holders) in suspects.into_iter().zip(holders) {
+            // Whoever else holds it now either had it intact, or has stored it since and hashed it then.
+            holders.retain(|node| !suspect.bad.contains(node));
             if holders.is_empty() {
-                if suspect.bad {
+                if !suspect.bad.is_empty() {
                     self.missing(suspect.id).await?;
                 }
                 continue;
@@ -389,7 +397,10 @@ impl<'a> Run<'a> {
         let ids: Vec<ChunkId> = batch.iter().map(|(_, id)| *id).collect();
         let Ok(holders) = self.service.chunks.holders(&ids).await else { return Ok(()) };
         let mut last: Option<Dot> = None;
-        for ((version, id), holders) in batch.into_iter().zip(holders) {
+        for ((version, id), mut holders) in batch.into_iter().zip(holders) {
+            if let Some(bad) = self.bad.get(&id) {
+                holders.retain(|node| !bad.contains(node));
+            }
             // A file deleted since it was listed may have lost its chunks by right.
             if !holders.is_empty() || !self.is_live(&version).await {
                 continue;

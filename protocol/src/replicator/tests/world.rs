@@ -58,10 +58,16 @@ pub struct World {
     pub roster: Roster,
     pub config: fn(NodeId) -> Config,
     pub loss: f64,
+    /// Questions for receipts take up to 15 s, and files are unlinked up to two after they were marked.
+    pub slow: bool,
+    /// Sends nothing, and does not say so.
+    pub stalled: Option<usize>,
     /// By dot: what became of it; and which chunks it keeps.
     pub fates: BTreeMap<Dot, Fate>,
     pub chunks: BTreeMap<Dot, Vec<ChunkId>>,
     pub sent: u64,
+    /// Of every sending: how fast, and how many copies could be reached when it began.
+    pub paces: Vec<(Pace, usize)>,
     pub broken: Vec<String>,
     events: BTreeMap<(Instant, u64), Event>,
     next: u64,
@@ -122,9 +128,12 @@ impl World {
             roster: Roster { number: 1, constants, members },
             config: quick,
             loss: 0.0,
+            slow: false,
+            stalled: None,
             fates: BTreeMap::new(),
             chunks: BTreeMap::new(),
             sent: 0,
+            paces: Vec::new(),
             broken: Vec::new(),
             events: BTreeMap::new(),
             next: 0,
@@ -177,6 +186,14 @@ impl World {
         (node.machine, node.wake, node.died) = (None, None, self.now);
         node.open.clear();
         self.rumour(at, State::Dead);
+    }
+
+    /// Killed and started at once, so that nobody notices.
+    pub fn restart(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        (node.machine, node.wake, node.died) = (None, None, self.now);
+        node.open.clear();
+        self.start(at);
     }
 
     /// The others learn of a state, each at its own time.
@@ -375,7 +392,8 @@ impl World {
                 let input = Input::Answer { id, result: Err(Unreachable) };
                 self.after(deadline, Event::Input { to: at, run, input });
                 if self.random.f64() >= self.loss {
-                    let time = self.some(1, 40);
+                    let slow = self.slow && matches!(question, Question::Vouch(_));
+                    let time = self.some(1, if slow { 15_000 } else { 40 });
                     self.after(time, Event::Ask { from: at, run, id, to, question });
                 }
                 return;
@@ -403,7 +421,11 @@ impl World {
             Action::References { id, chunk } => {
                 (id, Done::References(node.shelf.references(&worth, &chunk)), 2)
             }
-            Action::Send { id, chunk, to, .. } => {
+            Action::Send { .. } if self.stalled == Some(at) => return,
+            Action::Send { id, chunk, to, pace } => {
+                let reachable = self.holders(&chunk).into_iter().filter(|at| self.is_up(*at)).count();
+                self.paces.push((pace, reachable));
+                let node = &mut self.nodes[at];
                 let row = node.shelf.row(&chunk).filter(|row| !row.gone).cloned();
                 match row.filter(|_| node.files.contains(&chunk) && !node.rotten.contains(&chunk)) {
                     Some(row) => {
@@ -438,7 +460,7 @@ impl World {
                     }
                     self.carried(at, &claim.chunk);
                     let done = Some((id, Done::Released(Ok(bytes))));
-                    let time = self.some(0, 60);
+                    let time = self.some(0, if self.slow { 2000 } else { 60 });
                     self.after(time, Event::Unlink { at, run, chunk, done });
                     return;
                 }

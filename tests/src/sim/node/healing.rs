@@ -9,7 +9,7 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::memory::{Judge, Shelf};
 use kepler_protocol::replicator::message::{Answer, Question as Asked};
-use kepler_protocol::replicator::rules::{Claim, Reference};
+use kepler_protocol::replicator::rules::{Claim, RECEIPT_VALID, Reference};
 use kepler_protocol::replicator::{
     Action, ActionId, Config, Done, Faults, Input as Told, Pace, Replicator, Sent as Came, Unreachable,
 };
@@ -38,6 +38,8 @@ const FETCH_DEADLINE: Duration = Duration::from_secs(2);
 /// From the decision to delete until the file is unlinked: what a crash may fall into.
 const UNLINK_AFTER: Duration = Duration::from_millis(40);
 
+type Marks = BTreeMap<ChunkId, Duration>;
+
 /// What a run of the process measures by itself, whatever the planted bugs believe.
 #[derive(Default)]
 pub struct Witness {
@@ -46,8 +48,10 @@ pub struct Witness {
     told: Instant,
     wall: u64,
     /// Since when, in uptime, a chunk has been noted as superfluous, or as unreferenced.
-    surplus: BTreeMap<ChunkId, Duration>,
-    unreferenced: BTreeMap<ChunkId, Duration>,
+    surplus: Marks,
+    unreferenced: Marks,
+    /// Of a database that was put aside.
+    backup: (Marks, Marks),
     /// When members were last seen dying.
     deaths: BTreeMap<NodeId, Duration>,
     /// What was deleted since this was asked last.
@@ -70,6 +74,16 @@ impl Witness {
         let passed = Duration::from_millis(wall.saturating_sub(self.wall));
         (self.told, self.wall) = (Instant::ZERO, wall);
         passed
+    }
+
+    /// The database is put aside.
+    pub fn back_up(&mut self) {
+        self.backup = (self.surplus.clone(), self.unreferenced.clone());
+    }
+
+    /// It takes the place of the one in use.
+    pub fn restore(&mut self) {
+        (self.surplus, self.unreferenced) = std::mem::take(&mut self.backup);
     }
 
     fn break_if(&mut self, broken: bool, invariant: &'static str, why: impl FnOnce() -> String) {
@@ -200,12 +214,18 @@ impl Node {
     pub(super) fn heal_view(&mut self, room: &mut Room, now: Instant, view: View) {
         let healing = &mut self.healing;
         for member in view.members() {
-            let was_on = healing.view.as_ref().is_some_and(|old| old.ring().contains(&member.id));
-            let is_on = view.ring().contains(&member.id);
-            if is_on || member.state == State::Left {
-                healing.absent.remove(&member.id);
-            } else if was_on && member.state == State::Dead {
-                healing.absent.insert(member.id, now);
+            let before = healing.view.as_ref();
+            let was_on = before.is_some_and(|old| old.ring().contains(&member.id));
+            let was_dead =
+                before.and_then(|old| old.member(&member.id)).is_some_and(|m| m.state == State::Dead);
+            match member.state {
+                State::Alive | State::Suspect | State::Leaving | State::Left => {
+                    healing.absent.remove(&member.id);
+                }
+                State::Dead | State::Joining if was_on => drop(healing.absent.insert(member.id, now)),
+                State::Dead | State::Joining => {}
+            }
+            if member.state == State::Dead && !was_dead && healing.absent.contains_key(&member.id) {
                 room.witness.deaths.insert(member.id, room.witness.uptime);
             }
         }
@@ -295,7 +315,6 @@ impl Node {
         };
         let question =
             Question::Push { chunk, dots: row.dots.iter().copied().collect(), recovered: row.recovered };
-        self.witness_move(room, now, &chunk, to);
         self.request(to, question, now + PUSH_DEADLINE, Sent::Push(id));
     }
 
@@ -307,7 +326,9 @@ impl Node {
         let delay = self.healing.config.repair_delay;
         let recent = |id: &NodeId| self.healing.absent.get(id).is_some_and(|at| now.since(*at) < delay);
         let on = |id: &NodeId| view.ring().contains(id) || recent(id);
-        if !roster.members.keys().any(recent) {
+        // A process that has just begun keeps everybody's place, seen or not.
+        let young = now.since(Instant::ZERO) < delay + Duration::from_secs(30);
+        if young || !roster.members.keys().any(recent) {
             return;
         }
         let nodes = roster.members.iter().filter(|(id, _)| on(id));
@@ -318,7 +339,12 @@ impl Node {
         let owners = ring.owners(chunk.key(), roster.replicas());
         let early = !owners.contains(&to);
         room.witness.break_if(early, "I5", || {
-            format!("{} sends {chunk} to {to} before the repair delay is over", self.seat.id)
+            let absent: Vec<_> = self.healing.absent.iter().map(|(id, at)| (id, now.since(*at))).collect();
+            let ring: Vec<NodeId> = view.ring().nodes().collect();
+            format!(
+                "{} sends {chunk} to {to} before the repair delay is over: absent {absent:?}, ring {ring:?}",
+                self.seat.id
+            )
         });
     }
 
@@ -391,6 +417,7 @@ impl Node {
                 (id, Done::References(room.shelf.references(&worth, &chunk)))
             }
             Action::Send { id, chunk, to, pace } => {
+                self.witness_move(room, now, &chunk, to);
                 self.healing.next += 1;
                 let at = (self.healing.turn(now, pace), self.healing.next);
                 self.healing.sends.insert(at, (id, chunk, to));
@@ -480,7 +507,10 @@ impl Node {
         witness.break_if(!died.is_empty(), "I8", || {
             format!("{me} released {} within its grace after the death of {died:?}", claim.chunk)
         });
-        let _ = now;
+        let age = now.since(claim.asked_at);
+        room.witness.break_if(age >= RECEIPT_VALID, "I8", || {
+            format!("{me} released {} against receipts it asked for {age:?} ago", claim.chunk)
+        });
         self.deleted(room, &claim.chunk, false);
     }
 
