@@ -26,6 +26,7 @@
 //! | `operation`, `read`, `write`, `reserve` | operations of this node as a coordinator |
 //! | `vote` | this node as a replica: reservations and votes |
 //! | `exchange`, `relay`, `collect` | healing what a push missed; passing on; dropping stubs |
+//! | `audit` | a slow pass by fingerprints that finds what rot hid |
 
 pub mod command;
 #[doc(hidden)]
@@ -37,6 +38,7 @@ pub mod message;
 pub mod seen;
 pub mod storage;
 
+mod audit;
 mod census;
 mod collect;
 mod dots;
@@ -88,6 +90,8 @@ pub struct Config {
     pub vote_kept: Duration,
     /// The least time between two exchanges that this node begins.
     pub exchange_interval: Duration,
+    /// The least time between two windows of names that this node compares by fingerprints.
+    pub audit_interval: Duration,
     /// How often stubs are looked through for what everybody has seen.
     pub collect_interval: Duration,
     /// Planted bugs.
@@ -107,6 +111,7 @@ impl Config {
             reservation: Duration::from_secs(5),
             vote_kept: Duration::from_secs(600),
             exchange_interval: Duration::from_secs(1),
+            audit_interval: audit::INTERVAL,
             collect_interval: Duration::from_secs(10),
             faults: Faults::default(),
         }
@@ -199,6 +204,15 @@ pub enum Event {
         /// Whether anything was new.
         learnt: bool,
     },
+    /// The disk had lost a live version, which was put back, or had brought one back, which was dropped.
+    Healed {
+        /// The name.
+        name: Name,
+        /// The version.
+        dot: Dot,
+        /// Whether it was put back.
+        restored: bool,
+    },
     /// Somebody offered a known dot with other content, or no version at all; it was not stored.
     Contradiction {
         /// The dot.
@@ -234,6 +248,7 @@ pub struct Catalog {
     exchange: exchange::Exchange,
     relays: relay::Relays,
     collect: collect::Collector,
+    audit: audit::Auditor,
     /// Members that the view does not rule out, where there is a view.
     reachable: Option<BTreeSet<NodeId>>,
     ready: Option<std::result::Result<(), String>>,
@@ -246,6 +261,7 @@ pub struct Catalog {
 enum Purpose {
     Operation { id: u64, node: NodeId },
     Exchange,
+    Audit,
     Relay(u64),
     Nothing,
 }
@@ -283,6 +299,7 @@ impl Catalog {
             exchange: exchange::Exchange::new(now),
             relays: relay::Relays::default(),
             collect: collect::Collector::new(now + config.collect_interval),
+            audit: audit::Auditor::new(now + config.audit_interval),
             reachable: None,
             ready: None,
             transmits: VecDeque::new(),
@@ -353,6 +370,7 @@ impl Catalog {
                 self.operation_answer(&mut step, id, node, request_id, response)?;
             }
             Some(Purpose::Exchange) => self.exchange_answer(&mut step, from, request_id, response)?,
+            Some(Purpose::Audit) => self.audit_answer(&mut step, from, request_id, response)?,
             Some(Purpose::Relay(relay)) => self.relay_answer(&step, relay, response.is_ok()),
             Some(_) | None => {}
         }
@@ -481,6 +499,7 @@ impl Catalog {
         self.replica.handle_timeout(step.storage, now)?;
         self.exchange_timeout(&step);
         self.collect_timeout(&mut step)?;
+        self.audit_timeout(&step)?;
         self.tell();
         Ok(())
     }
@@ -488,10 +507,8 @@ impl Catalog {
     /// When [`Self::handle_timeout`] is next due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let alarm = self.alarms.first().map(|(at, _)| *at);
-        [alarm, self.replica.poll_timeout(), self.exchange.poll_timeout(), self.collect.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let passes = [self.exchange.poll_timeout(), self.collect.poll_timeout(), self.audit.poll_timeout()];
+        [alarm, self.replica.poll_timeout()].into_iter().chain(passes).flatten().min()
     }
 
     /// The next thing to send, once the step is committed.

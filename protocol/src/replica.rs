@@ -451,7 +451,9 @@ impl Replica {
                         self.council.handle_seen_grown(storage, now)?;
                     }
                     catalog::Event::Behind { from, number } => self.council.handle_behind(now, from, number),
-                    catalog::Event::Ready(_) | catalog::Event::Contradiction { .. } => {}
+                    catalog::Event::Ready(_)
+                    | catalog::Event::Contradiction { .. }
+                    | catalog::Event::Healed { .. } => {}
                 }
             }
             if quiet {

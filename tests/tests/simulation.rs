@@ -21,7 +21,10 @@ fn first() -> u64 {
 
 /// Runs seeds; at the first that breaks something, prints its options, shrinks it, and fails.
 fn sweep(title: &str, count: u64, options: impl Fn(u64) -> Options) -> Report {
-    let setup = Setup::default();
+    sweep_with(title, count, Setup::default(), options)
+}
+
+fn sweep_with(title: &str, count: u64, setup: Setup, options: impl Fn(u64) -> Options) -> Report {
     let mut sum = Report::default();
     for seed in first()..first() + count {
         let plan = Plan::new(options(seed));
@@ -61,6 +64,21 @@ fn every_promise_holds_where_writers_race() {
         options.chaos = Duration::from_secs(40);
         options
     });
+}
+
+/// Members are removed while they are away, leave, are forgotten, move to another zone, and return with
+/// all they had.
+#[test]
+fn every_promise_holds_where_members_are_removed_and_return() {
+    let setup = Setup { forget_after: Duration::from_secs(6), zones: 2, ..Setup::default() };
+    let sum = sweep_with("changing members", seeds(60), setup, |seed| {
+        let mut options = Options::new(seed);
+        // Who is given up counts as lost: nobody else may lose anything meanwhile.
+        (options.budget.losses, options.budget.operators) = (0, true);
+        options.nodes = [3, 4, 5][(seed % 3) as usize];
+        options
+    });
+    assert!(sum.rosters > 10 * seeds(60), "hardly any roster was decided: {sum}");
 }
 
 #[test]

@@ -64,6 +64,18 @@ impl Collector {
         self.heard.insert(node, (database, digest));
     }
 
+    /// The members that announced this digest last.
+    pub fn who_announced(&self, digest: [u8; 16]) -> impl Iterator<Item = NodeId> {
+        let bound = |(node, (database, _)): &(&NodeId, &(DatabaseId, [u8; 16]))| {
+            self.members.get(*node) == Some(database)
+        };
+        self.heard
+            .iter()
+            .filter(bound)
+            .filter(move |(_, (_, theirs))| *theirs == digest)
+            .map(|(node, _)| *node)
+    }
+
     /// Takes whoever announced last what this node has seen as having seen just that.
     fn compare(&mut self, knowledge: &Knowledge) {
         let (ours, members) = (knowledge.digest(), &self.members);

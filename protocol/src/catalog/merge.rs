@@ -155,6 +155,26 @@ impl Knowledge {
         Ok(outcome)
     }
 
+    /// Puts back a version that was seen and that the disk lost; says whether it survives again.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails.
+    pub fn restore(&mut self, storage: &mut dyn Storage, version: &Version) -> Result<bool> {
+        let known = storage.survivors(&version.name)?;
+        let is_superseded = known.iter().any(|s| s.version.context.contains(&version.dot));
+        if !is_plausible(version)
+            || is_superseded
+            || storage.survivor(&version.dot)?.is_some()
+            || storage.stub(&version.dot)?.is_some()
+        {
+            return Ok(false);
+        }
+        self.mark(storage, version.dot)?;
+        storage.put_survivor(&Survivor { version: version.clone(), published: true })?;
+        Ok(true)
+    }
+
     /// Marks a dot whose upload failed; says whether it was new. A dot that has a version is left.
     ///
     /// # Errors

@@ -6,12 +6,14 @@
 
 use minicbor::{Decode, Encode};
 
+mod audit;
 mod exchange;
 
 use super::seen::{Seen, SeenSet};
 use crate::name::Name;
 use crate::version::{Dot, MAX_CONTENT_TYPE_BYTES, Version};
 
+pub use audit::{Audit, MAX_RANGES, Range, Recall, Recalled, Testimony};
 pub use exchange::{
     Check, Claim, Compare, Compared, Cursor, Division, MAX_CHECKED, MAX_COMPARED, NamePart, Page, Pull,
 };
@@ -52,6 +54,15 @@ pub enum Request {
     /// Where do we differ in what we have seen?
     #[n(8)]
     Compare(#[n(0)] Compare),
+    /// Do you hold the same live versions of these names?
+    #[n(9)]
+    Audit(#[n(0)] Audit),
+    /// Which live versions do you hold of these names?
+    #[n(10)]
+    Recall(#[n(0)] Recall),
+    /// What became of these versions?
+    #[n(11)]
+    Testify(#[n(0)] Check),
 }
 
 /// Reads a name.
@@ -200,6 +211,15 @@ pub enum Response {
     /// To [`Request::Compare`].
     #[n(14)]
     Compared(#[n(0)] Compared),
+    /// To [`Request::Audit`]: the ranges that differ, by their places in the request.
+    #[n(15)]
+    Audited(#[n(0)] Vec<u8>),
+    /// To [`Request::Recall`].
+    #[n(16)]
+    Recalled(#[n(0)] Recalled),
+    /// To [`Request::Testify`].
+    #[n(17)]
+    Testified(#[n(0)] Testimony),
 }
 
 /// What survives of a name at one replica.
@@ -310,7 +330,15 @@ impl Request {
                 &[]
             }
             Self::Compare(compare) if !compare.is_plausible() => return Err(invalid("implausible buckets")),
-            Self::Release(_) | Self::Check(_) | Self::Compare(_) => &[],
+            Self::Audit(audit) if !(1..=MAX_RANGES).contains(&audit.ranges.len()) => {
+                return Err(invalid("implausible ranges"));
+            }
+            Self::Release(_)
+            | Self::Check(_)
+            | Self::Compare(_)
+            | Self::Audit(_)
+            | Self::Recall(_)
+            | Self::Testify(_) => &[],
         };
         if !versions.iter().all(is_plausible) {
             return Err(invalid("implausible version"));
@@ -341,6 +369,7 @@ impl Response {
     pub(crate) fn checked(mut self) -> Result<Self, InvalidMessage> {
         let plausible = match &mut self {
             Self::Read(answer) | Self::Gone(answer) => answer.versions.iter().all(is_plausible),
+            Self::Recalled(recalled) => recalled.names.iter().all(NamePart::is_plausible),
             Self::Compared(compared) => {
                 compared.seen = normal(&compared.seen).ok_or_else(|| invalid("implausible seen"))?;
                 compared.is_plausible()

@@ -1,5 +1,6 @@
 //! Tests of the catalog: merging by itself, exchange, and small clusters in an event loop.
 
+mod audit;
 mod cluster;
 mod exchange;
 mod faults;

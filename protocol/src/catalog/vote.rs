@@ -222,6 +222,9 @@ impl Catalog {
                 self.release(step, &release.name, release.attempt)?;
                 Ok(Response::Done)
             }
+            Request::Audit(audit) => self.audited(step, &audit),
+            Request::Recall(recall) => self.recalled(step, recall).map(Response::Recalled),
+            Request::Testify(check) => self.testify(step, &check.dots).map(Response::Testified),
             Request::Compare(compare) => Ok(Response::Compared(self.compare(step, &compare))),
             Request::Pull(pull) => self.page(step, pull).map(Response::Page),
             Request::Check(check) => self.check(step, &check.dots),

@@ -112,6 +112,20 @@ pub enum Fault {
         /// For how long.
         time: Duration,
     },
+    /// Its operator has it leave; it starts again so long after it has left.
+    Leave {
+        /// Where.
+        place: Place,
+        /// Until it starts again.
+        away: Duration,
+    },
+    /// An operator asks a node to have another forgotten, which it refuses where it sees that one.
+    Forget {
+        /// Whom.
+        place: Place,
+        /// Who is asked.
+        by: Place,
+    },
     /// A copy of the database is put aside, for a later [`Fault::RestoreDatabase`].
     Backup {
         /// Where.
@@ -140,6 +154,8 @@ pub struct Budget {
     pub clocks: bool,
     /// Whether disks may fail.
     pub disks: bool,
+    /// Whether operators let nodes leave and have them forgotten.
+    pub operators: bool,
     /// Whether some of it lasts long enough for copies to be made: up to a minute and a half.
     pub long: bool,
 }
@@ -153,6 +169,7 @@ impl Default for Budget {
             processes: true,
             clocks: true,
             disks: true,
+            operators: false,
             long: false,
         }
     }
@@ -183,6 +200,12 @@ pub fn plan(
         let place = random.usize(0..nodes);
         let longest = [300, 3_000, 30_000, 90_000][random.usize(0..if budget.long { 4 } else { 3 })];
         let time = Duration::from_millis(random.u64(50..longest));
+        if budget.operators && random.u8(0..4) == 0 {
+            let by = random.usize(0..nodes);
+            let leave = Fault::Leave { place, away: time };
+            faults.push((at, if random.bool() { leave } else { Fault::Forget { place, by } }));
+            continue;
+        }
         let fault = match random.u8(0..16) {
             0..4 if budget.processes => Fault::Kill { place, power: random.bool(), down: time },
             4 if budget.processes => Fault::Freeze { place, time },

@@ -20,7 +20,7 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::quorum::{self, Placement};
-use kepler_protocol::replica::{self, Replica, Request, Response, Unreachable};
+use kepler_protocol::replica::{self, Operator, Replica, Request, Response, Unreachable};
 use kepler_protocol::replicator::memory::Shelf;
 use kepler_protocol::replicator::rules::Reference;
 use kepler_protocol::replicator::{self, ActionId};
@@ -37,7 +37,7 @@ use super::client::shared_of;
 use super::clock_heap::Trace;
 use super::disk::{Data, Disk};
 use super::network::Place;
-use super::process::{Answer, Ask, Broken, Clocks, Deleted, Durable, Input, Output, Process, Seat};
+use super::process::{Answer, Ask, Broken, Clocks, Deleted, Durable, Input, Output, Process, Seat, Word};
 use super::rng;
 use healing::{CHUNK_BYTES, Healing, Witness};
 
@@ -48,6 +48,8 @@ pub struct Setup {
     pub replication_factor: u8,
     /// `FORGET_AFTER_SECS`.
     pub forget_after: Duration,
+    /// How many zones the nodes are in, another one each after each start; none for 0.
+    pub zones: u8,
     /// Planted in the catalog.
     pub catalog: catalog::Faults,
     /// Planted in the council.
@@ -75,6 +77,7 @@ impl Default for Setup {
         Self {
             replication_factor: 3,
             forget_after: Duration::from_secs(3600),
+            zones: 0,
             catalog: catalog::Faults::default(),
             council: council::Faults::default(),
             quorum: quorum::Faults::default(),
@@ -343,6 +346,9 @@ pub struct Node {
     view: Arc<View>,
     roster_ring: (u64, Ring),
     healing: Healing,
+    /// When to ask next whether it may leave, once it is to.
+    leave_at: Option<Instant>,
+    has_left: bool,
     reads: BTreeMap<u64, Reading>,
     sent: BTreeMap<u64, Sent>,
     next_request: u64,
@@ -364,6 +370,13 @@ fn id16(seed: u64, part: &str, index: u64) -> [u8; 16] {
     id.copy_from_slice(&rng::bytes(seed, part, index)[..16]);
     id
 }
+
+/// Names what operators ask, beside the commands of clients.
+const OPERATOR: CommandId = CommandId(u64::MAX);
+const LEAVE: CommandId = CommandId(u64::MAX - 1);
+
+/// How often a node that is to leave looks whether it may.
+const LOOK_WHETHER_TO_LEAVE: Duration = Duration::from_secs(1);
 
 /// How often unpublished `fast` versions are looked for.
 const SWEEP: Duration = Duration::from_secs(3);
@@ -650,7 +663,25 @@ impl Node {
                     None => {}
                 }
             }
+            Input::Operator(Word::Leave) => {
+                self.swim.leave();
+                self.leave_at = Some(now);
+            }
+            Input::Operator(Word::Forget(place)) => {
+                let word = Operator::Forget(self.seat.ids[place]);
+                self.replica.handle(&mut room.db, now, replica::Input::Operator(OPERATOR, word))?;
+            }
+            Input::Operator(Word::ForgetLost(places)) => {
+                let lost = (0..self.seat.ids.len()).filter(|place| places >> place & 1 == 1);
+                let word = Operator::ForgetLost(lost.map(|place| self.seat.ids[place]).collect());
+                self.replica.handle(&mut room.db, now, replica::Input::Operator(OPERATOR, word))?;
+            }
             Input::Timeout => {
+                if self.leave_at.is_some_and(|at| at <= now) {
+                    self.leave_at = Some(now + LOOK_WHETHER_TO_LEAVE);
+                    let word = replica::Input::Operator(LEAVE, Operator::Leave);
+                    self.replica.handle(&mut room.db, now, word)?;
+                }
                 self.swim.handle_timeout(now);
                 if self.replica.poll_timeout().is_some_and(|at| at <= now) {
                     self.replica.handle_timeout(&mut room.db, now)?;
@@ -708,10 +739,16 @@ impl Node {
             return self.settle(room, clocks);
         }
         self.heal(room, now);
+        if self.has_left {
+            self.swim.left();
+        }
         while let Some(transmit) = self.swim.poll_transmit() {
             if let Some(to) = place_at(transmit.to).filter(|to| *to < self.seat.ids.len()) {
                 self.outputs.push_back(Output::Datagram { to, bytes: transmit.datagram });
             }
+        }
+        if std::mem::take(&mut self.has_left) {
+            self.outputs.push_back(Output::Exit);
         }
         Ok(())
     }
@@ -767,6 +804,7 @@ impl Node {
                     room.stored.push(version);
                 }
             }
+            replica::Output::Operated(LEAVE, Ok(())) => self.has_left = true,
             replica::Output::Roster(roster) => {
                 self.healing.machine.handle(clocks.now, replicator::Input::Roster(roster));
             }
@@ -883,10 +921,12 @@ impl Process for Node {
         } else {
             Founding::Join
         };
+        let moved = seat.place as u64 + seat.run;
+        let zone = (setup.zones > 0).then(|| format!("zone-{}", moved % u64::from(setup.zones)));
         let council = council::Config {
             node: seat.id,
             key,
-            zone: None,
+            zone: zone.clone(),
             capacity: 1 << 30,
             replication_factor: setup.replication_factor,
             forget_after: setup.forget_after,
@@ -915,7 +955,7 @@ impl Process for Node {
                 gossip_port: GOSSIP_PORT,
                 transfer_port: 5000,
                 http_port: 3000,
-                zone: None,
+                zone,
                 capacity: 1 << 30,
                 version: String::new(),
             },
@@ -931,6 +971,8 @@ impl Process for Node {
         let mut node = Self {
             setup: *setup,
             healing: Healing::open(setup, seat.id, room, database, clocks.wall.0),
+            leave_at: None,
+            has_left: false,
             reads: BTreeMap::new(),
             key,
             replica,
@@ -985,6 +1027,7 @@ impl Process for Node {
         placements
             .chain(machines.into_iter().flatten())
             .chain([self.next_sweep])
+            .chain(self.leave_at)
             .chain(self.healing.poll_timeout())
             .chain(self.slow.front().map(|(due, ..)| *due))
             .min()
@@ -1041,6 +1084,10 @@ impl Process for Node {
     fn homes(&self, name: &Name) -> Vec<Vec<Place>> {
         let lists = self.replica.council().homes(name).into_iter();
         lists.map(|list| list.nodes.iter().filter_map(|id| self.place_of(id)).collect()).collect()
+    }
+
+    fn roster(&self) -> Option<u64> {
+        self.replica.council().roster().map(|roster| roster.number)
     }
 
     fn replicas(&self) -> usize {

@@ -83,9 +83,22 @@ pub enum Answer {
     NoOwners,
 }
 
+/// What an operator asks of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// To leave for good; it ends with [`Output::Exit`].
+    Leave,
+    /// To have a member forgotten.
+    Forget(Place),
+    /// To have these places forgotten, and a majority with them.
+    ForgetLost(u64),
+}
+
 /// What happens to a process.
 #[derive(Clone, Debug)]
 pub enum Input<P: Process> {
+    /// An operator asks.
+    Operator(Word),
     /// A datagram came.
     Datagram {
         /// The node that sent it; its address is what the process sees.
@@ -125,6 +138,8 @@ pub enum Input<P: Process> {
 /// What a process wants done.
 #[derive(Clone, Debug)]
 pub enum Output<P: Process> {
+    /// It has left the cluster and ends.
+    Exit,
     /// Send a datagram.
     Datagram {
         /// To whom.
@@ -294,6 +309,10 @@ pub trait Process: Sized + 'static {
     fn homes(&self, name: &Name) -> Vec<Vec<Place>> {
         let _ = name;
         Vec::new()
+    }
+    /// The number of its roster.
+    fn roster(&self) -> Option<u64> {
+        None
     }
     /// N, as its roster has it.
     fn replicas(&self) -> usize;

@@ -17,7 +17,7 @@ use super::client::{self, Clients, Kind, Planned, Workload, name_of, shared_of};
 use super::faults::{self, Budget, Fault};
 use super::invariants::{Ledger, Violation};
 use super::network::{Link, Place};
-use super::process::{Answer, Deleted, Durable, Process};
+use super::process::{Answer, Deleted, Durable, Process, Word};
 use super::rng;
 use super::world::{Happening, World};
 
@@ -119,6 +119,8 @@ pub struct Report {
     pub operations: [u64; 3],
     /// Datagrams and stream messages.
     pub messages: u64,
+    /// Rosters that were decided.
+    pub rosters: u64,
     /// Events of the loop.
     pub events: u64,
     /// Copies sent in the background; superfluous and unreferenced ones deleted.
@@ -137,6 +139,7 @@ impl Report {
         self.disturbed += other.disturbed;
         self.forged += other.forged;
         self.events += other.events;
+        self.rosters += other.rosters;
         for (sum, more) in self.operations.iter_mut().zip(other.operations) {
             *sum += more;
         }
@@ -153,10 +156,11 @@ impl fmt::Display for Report {
         write!(
             f,
             "{hours:.2} h simulated, {} faults, {} operations ({ok} ok, {fail} failed, {unknown} unknown), \
-             {} messages ({} lost or doubled), {} forged, {} events, {} copies sent, {} released, \
+             {} rosters, {} messages ({} lost or doubled), {} forged, {} events, {} copies sent, {} released, \
              {} collected, {} violations",
             self.faults,
             ok + fail + unknown,
+            self.rosters,
             self.messages,
             self.disturbed,
             self.forged,
@@ -208,6 +212,8 @@ pub struct Run<P: Process> {
     active: BTreeSet<usize>,
     /// Nodes whose database is an older copy and that have not started on it yet.
     restored: BTreeSet<Place>,
+    /// For how long nodes that leave stay away.
+    leaving: BTreeMap<Place, Duration>,
     /// When a node last lost state that had been durable.
     lost: BTreeMap<Place, Instant>,
     started_at: Instant,
@@ -273,6 +279,7 @@ impl<P: Process> Run<P> {
             ledger: Ledger::default(),
             active: BTreeSet::new(),
             restored: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             lost: BTreeMap::new(),
             started_at: Instant::ZERO,
             injected: 0,
@@ -458,6 +465,10 @@ impl<P: Process> Run<P> {
 
     /// A node decided to delete a copy. I8: N others have theirs, with its references. I7: nothing needs it.
     fn deleted(&mut self, place: Place, deleted: &Deleted) {
+        // Who leaves has no grace, and need not find N others where there are fewer.
+        if self.leaving.contains_key(&place) {
+            return;
+        }
         let Deleted { chunk, dots, collected, replicas } = deleted;
         self.deleted[usize::from(*collected)] += 1;
         let now = self.world.now();
@@ -565,6 +576,7 @@ impl<P: Process> Run<P> {
             forged: self.world.counts.forged,
             operations: self.clients.ended,
             messages: traffic.datagrams + traffic.messages,
+            rosters: self.world.nodes.iter().filter_map(|n| n.process.as_ref()?.roster()).max().unwrap_or(0),
             events: self.world.counts.events,
             copies: [pushed, self.deleted[0], self.deleted[1]],
             history: history.to_json_lines(),
@@ -636,6 +648,11 @@ impl<P: Process> Run<P> {
                     let detail = format!("n{place} believed a datagram that was {forgery:?}");
                     self.ledger.violations.push(self.violation("I19", detail));
                 }
+                Happening::Left(place) => {
+                    let away = self.leaving.remove(&place).unwrap_or(Duration::from_secs(1));
+                    let away = if self.healed { Duration::from_secs(1) } else { away };
+                    self.world.mark(self.world.now() + away, RESTART + place as u64);
+                }
                 Happening::Stopped(place) => {
                     let at = self.world.now() + Duration::from_secs(1);
                     self.world.mark(at, RESTART + place as u64);
@@ -649,7 +666,11 @@ impl<P: Process> Run<P> {
         for version in self.world.nodes[place].durable.take_stored() {
             self.ledger.stored(self.plan.options.seed, now, version);
         }
-        for (invariant, detail) in self.world.nodes[place].durable.take_broken() {
+        let leaving = self.leaving.contains_key(&place);
+        // Who leaves has no grace.
+        for (invariant, detail) in
+            self.world.nodes[place].durable.take_broken().into_iter().filter(|_| !leaving)
+        {
             self.ledger.violations.push(self.violation(invariant, detail));
         }
         for deleted in self.world.nodes[place].durable.take_deleted() {
@@ -816,6 +837,13 @@ impl<P: Process> Run<P> {
                 self.world.nodes[place].durable.set_commit_time(commit);
                 self.later(index, time);
             }
+            Fault::Leave { place, away } => {
+                if self.world.is_up(place) {
+                    self.leaving.insert(place, away);
+                    self.world.operate(place, Word::Leave);
+                }
+            }
+            Fault::Forget { place, by } => self.world.operate(by, Word::Forget(place)),
             Fault::Backup { place } => self.world.nodes[place].durable.back_up(),
         }
     }
@@ -834,7 +862,11 @@ impl<P: Process> Run<P> {
             Fault::SlowDisk { place, .. } => {
                 self.world.nodes[place].durable.set_commit_time(Duration::from_millis(1));
             }
-            Fault::Clock { .. } | Fault::DiskErrors { .. } | Fault::Backup { .. } => {}
+            Fault::Clock { .. }
+            | Fault::DiskErrors { .. }
+            | Fault::Backup { .. }
+            | Fault::Leave { .. }
+            | Fault::Forget { .. } => {}
         }
     }
 

@@ -257,6 +257,7 @@ impl Process for Machine {
             Input::Datagram { .. } => {}
             Input::Request { token, request, .. } => self.answer(room, token, request),
             Input::Client { operation, ask } => self.begin(room, operation, ask, clocks.now),
+            Input::Operator(_) => {}
             Input::Timeout => self.timeout(room, clocks.now),
             Input::Response { from, id, response } => {
                 let Some(operation) = self.asked.get(&id).copied() else { return Ok(()) };

@@ -13,7 +13,7 @@ use kepler_protocol::time::{Instant, UnixMillis};
 
 use super::clock_heap::{ClockHeap, Trace};
 use super::network::{Link, Network, Place};
-use super::process::{Answer, Ask, Clocks, Durable, Input, Output, Process, Seat};
+use super::process::{Answer, Ask, Clocks, Durable, Input, Output, Process, Seat, Word};
 use super::rng;
 
 /// The most that waits for a frozen process: what socket buffers hold.
@@ -103,6 +103,8 @@ pub enum Happening {
     },
     /// A process could not make a step durable and is gone.
     Stopped(Place),
+    /// A process has left the cluster and is gone.
+    Left(Place),
 }
 
 /// Counters for people.
@@ -284,6 +286,13 @@ impl<P: Process> World<P> {
         );
     }
 
+    /// Hands a node that runs what its operator asks.
+    pub fn operate(&mut self, place: Place, word: Word) {
+        let run = self.nodes[place].run;
+        let now = self.now();
+        self.heap.at(now, Event::Deliver { to: place, run: Some(run), input: Input::Operator(word) });
+    }
+
     /// An attacker who overhears a datagram that arrived at `arrived` sends something like it.
     fn forge(&mut self, from: Place, to: Place, arrived: Instant, bytes: &[u8]) {
         let forgeries = [Forgery::Altered, Forgery::Replayed, Forgery::Reflected, Forgery::Garbage];
@@ -409,6 +418,10 @@ impl<P: Process> World<P> {
     fn effect(&mut self, from: Place, output: Output<P>) {
         let now = self.now();
         match output {
+            Output::Exit => {
+                self.kill(from, false);
+                self.happenings.push_back(Happening::Left(from));
+            }
             Output::Datagram { to, bytes } => {
                 let forged = self.network.link(from, to).forged;
                 let arrivals = self.network.datagram(now, from, to, bytes.len());
@@ -465,6 +478,7 @@ fn kind_of<P: Process>(input: &Input<P>) -> u64 {
         Input::Response { .. } => 2,
         Input::Client { .. } => 3,
         Input::Timeout => 4,
+        Input::Operator(_) => 5,
     }
 }
 

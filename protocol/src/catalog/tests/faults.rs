@@ -65,6 +65,8 @@ fn forget_and_split(seed: u64, faults: Faults) -> Result<(), String> {
     let (missed, forgot, left) = (seed as usize % 3, (seed as usize + 1) % 3, (seed as usize + 2) % 3);
     net.partition(&[missed]);
     workload.run(&mut net, Duration::from_secs(1));
+    // What is on its way to the other arrives: nobody promises what one disk alone had.
+    net.run_for(Duration::from_secs(1));
     net.wipe(forgot);
     net.partition(&[left]);
     net.start(forgot);

@@ -78,6 +78,8 @@ pub(super) struct Net {
     /// What supersedes each version directly.
     later: BTreeMap<Dot, BTreeSet<Dot>>,
     pub sent: u64,
+    /// From the next start of a node on.
+    pub audit_interval: Duration,
     /// Bytes of requests and responses, and of the longest of them.
     pub bytes: usize,
     pub longest: usize,
@@ -118,6 +120,7 @@ impl Net {
             kept: BTreeMap::new(),
             later: BTreeMap::new(),
             sent: 0,
+            audit_interval: Config::new(ids[0]).audit_interval,
             bytes: 0,
             longest: 0,
             spin: (0, 0),
@@ -149,6 +152,7 @@ impl Net {
         this.wake = None;
         let mut config = Config::new(this.id);
         config.faults = faults;
+        config.audit_interval = self.audit_interval;
         this.storage.begin();
         let mut catalog = Catalog::open(config, &mut this.storage, now, seed, generation).unwrap();
         catalog.handle_roster(&mut this.storage, now, &this.electorate).unwrap();
