@@ -580,16 +580,19 @@ impl Replicator {
         // What nothing refers to is not spread any more: else two collectors hand it to each other.
         if !kept && !self.config.faults.offers_the_dead {
             // The owners may know of a reference that was never told here: then it is superfluous.
-            if !mine {
+            if !mine && holding.file {
                 self.surplus(now, holding, note);
             }
             return;
         }
-        self.counting.kept += 1;
-        if !holding.file && mine {
-            self.fetches.want(now, chunk);
+        if !holding.file {
+            // A row without a file is no copy: an owner fetches it, anybody else has nothing to give.
+            if mine {
+                self.fetches.want(now, chunk);
+            }
             return;
         }
+        self.counting.kept += 1;
         let owners = self.placement.owners(&chunk);
         let reachable: Vec<NodeId> =
             owners.into_iter().filter(|owner| self.placement.is_reachable(owner)).collect();
@@ -602,7 +605,7 @@ impl Replicator {
             return;
         }
         self.counting.surplus += 1;
-        if self.rounds.is_counting() && holding.file {
+        if self.rounds.is_counting() {
             for peer in reachable {
                 self.offer(peer, item, size);
             }
