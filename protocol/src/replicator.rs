@@ -81,6 +81,10 @@ use rounds::{Batches, Fetches, Rounds};
 use scrub::Scrub;
 use surplus::Releases;
 
+/// For how long the other owners may say that they lack a chunk too, before it counts as none of the
+/// single copies.
+const OTHERS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Settings; durations are running time.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -798,9 +802,13 @@ impl Replicator {
                 before + self.placement.strays_before(&chunk, 3)
             }
         };
+        // Where members died together, single copies go first: those that may be single wait for the other
+        // owners' answers.
+        let single = others == 0;
+        let found = if self.placement.died_together() && !single { now + OTHERS_WITHIN } else { now };
         for owner in lacking {
             let of = self.plan.lacking(&chunk).find(|(node, _)| *node == owner).map(|(_, lack)| lack);
-            self.plan.lacks(now, (chunk, owner), of.unwrap_or(lack), turn, others == 0);
+            self.plan.lacks(found, (chunk, owner), of.unwrap_or(lack), turn, single);
         }
     }
 
