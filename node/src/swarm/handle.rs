@@ -182,6 +182,8 @@ const MOST_TURNS: usize = 4096;
 struct Turns {
     chunks: Arc<Semaphore>,
     calls: Arc<Semaphore>,
+    /// Bytes of chunks that it gave.
+    given: Arc<AtomicU64>,
 }
 
 impl Turns {
@@ -317,11 +319,21 @@ impl Handle {
     pub async fn fetch(&self, from: NodeId, id: ChunkId) -> Result<Chunk, TransferError> {
         let (limits, counters) = (&self.inner.limits, &*self.inner.counters);
         let most = kepler_protocol::chunk::MAX_CHUNK_BYTES as u64;
+        let given = &*self.turns(from).given;
         self.transfer(from, most, |lane| async move {
             let Lane { stream, _load } = lane;
-            transfer::fetch(stream, id, limits, counters).await
+            let moved = |bytes| {
+                counters.chunk_came(bytes);
+                given.fetch_add(bytes, Ordering::Relaxed);
+            };
+            transfer::fetch(stream, id, limits, moved).await
         })
         .await
+    }
+
+    /// Bytes of chunks that a member has given so far: whether it is at work at all.
+    pub fn given_by(&self, node: NodeId) -> u64 {
+        self.turns(node).given.load(Ordering::Relaxed)
     }
 
     /// Asks a member which of these chunks it has; the answers are in the order asked.
@@ -469,8 +481,11 @@ impl Handle {
         let limits = &self.inner.limits;
         let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS)));
         let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh =
-            || Turns { chunks: semaphore(limits.chunks_per_peer), calls: semaphore(limits.calls_per_peer) };
+        let fresh = || Turns {
+            chunks: semaphore(limits.chunks_per_peer),
+            calls: semaphore(limits.calls_per_peer),
+            given: Arc::default(),
+        };
         if turns.len() >= MOST_TURNS {
             turns.retain(|_, turns| turns.in_use());
         }

@@ -236,12 +236,12 @@ where
     }
 }
 
-/// Gets a chunk and verifies it.
+/// Gets a chunk and verifies it; `moved` is told of its bytes as they come.
 pub(super) async fn fetch<S>(
     mut io: S,
     id: ChunkId,
     limits: &Limits,
-    counters: &Counters,
+    moved: impl Fn(u64),
 ) -> Result<Chunk, TransferError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -254,7 +254,7 @@ where
     };
     let size = usize::try_from(size).ok().filter(|size| *size <= MAX_CHUNK_BYTES);
     let size = size.ok_or(TransferError::Corrupt)?;
-    let reading = read_chunk(&mut io, size, limits.stall, counters);
+    let reading = read_chunk(&mut io, size, limits.stall, moved);
     let bytes = within(limits.transfer(size as u64), reading).await?;
     let verified = if size <= HASH_INLINE_BYTES {
         Chunk::verify(id, bytes)
@@ -286,7 +286,7 @@ async fn read_chunk<R: AsyncRead + Unpin>(
     io: &mut R,
     size: usize,
     stall: Duration,
-    counters: &Counters,
+    moved: impl Fn(u64),
 ) -> Result<Bytes, StreamError> {
     let mut bytes = Vec::new();
     while bytes.len() < size {
@@ -297,7 +297,7 @@ async fn read_chunk<R: AsyncRead + Unpin>(
         }
         bytes.resize(start + piece, 0);
         within(stall, io.read_exact(&mut bytes[start..])).await?;
-        counters.chunk_bytes_in.fetch_add(piece as u64, Ordering::Relaxed);
+        moved(piece as u64);
     }
     Ok(bytes.into())
 }
