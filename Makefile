@@ -6,7 +6,8 @@ FULL ?=
 export FULL
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check sim cluster bench fmt clean
+.DELETE_ON_ERROR:
+.PHONY: help run build ui test check sim cluster browser bench fmt clean
 
 help: ## List these verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -14,10 +15,21 @@ help: ## List these verbs
 run: build ## Build, start a three-node cluster, say what to open and type
 	dist/kepler dev --nodes 3
 
-build: ## Leave dist/kepler-node and dist/kepler, optimised
+build: ## Leave dist/kepler-node and dist/kepler, optimised; with the browser UI where npm is
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory ui || echo 'the browser UI could not be built: the node will show a plain page'; \
+	else echo 'npm is not here: the node will show a plain page instead of the browser UI'; fi
 	$(CARGO) build --release --locked --bins
 	mkdir -p dist
 	cp target/release/kepler-node target/release/kepler dist/
+
+ui: frontend/build/index.html ## Build the browser UI, which the next build of the node embeds
+
+# Where nothing changed since the last time, nothing is built.
+UI_SOURCES := $(shell find frontend/src frontend/static frontend/scripts -type f 2>/dev/null) \
+  frontend/package-lock.json frontend/svelte.config.js frontend/vite.config.ts frontend/tsconfig.json
+
+frontend/build/index.html: $(UI_SOURCES)
+	cd frontend && npm ci && npm run build
 
 test: ## Everything that continuous integration runs
 	tests/all
@@ -31,6 +43,9 @@ sim: ## Simulations; SEEDS=10000 for more
 cluster: ## Tests on real processes; FULL=1 for the full numbers
 	tests/all cluster
 
+browser: ## The browser UI in Chromium, against real clusters
+	tests/all browser
+
 bench: ## Measure, and write docs/BENCHMARKS.md
 	tests/bench
 
@@ -39,4 +54,4 @@ fmt: ## Format all code
 
 clean: ## Remove everything that was built
 	$(CARGO) clean
-	rm -rf dist
+	rm -rf dist frontend/build frontend/.svelte-kit frontend/node_modules

@@ -33,7 +33,7 @@ echo "it serves what was written while it was dead"
 for _ in $(seq 300); do # its own copies are delivered in the background
   if kepler 0 --json locate after-the-death | python3 -c '
 import json, sys
-sys.exit(any("node-b" not in chunk["holders"] for chunk in json.load(sys.stdin)))'; then
+sys.exit(any("node-b" not in [h["node"] for h in chunk["holders"]] for chunk in json.load(sys.stdin)))'; then
     kepler 0 locate after-the-death
     exit
   fi

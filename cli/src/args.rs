@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use kepler_protocol::api;
 use kepler_protocol::name::Name;
+use kepler_protocol::node_id::NodeId;
 
 /// Store files on a few unreliable machines, without a leader.
 #[derive(Parser, Debug)]
@@ -34,6 +35,7 @@ const EXAMPLES: &str = "Examples:
   kepler get photos/photo.jpg              fetch it, verified chunk by chunk
   tar c . | kepler put - backup.tar        store what a pipe gives
   kepler ls -r photos                      list names
+  kepler health                            how the cluster is, and why
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 precondition failed, 5 unavailable";
 
@@ -117,20 +119,95 @@ pub enum Command {
     #[command(after_help = "Example:
   kepler mv docs/a.txt archive/a.txt --durability all")]
     Mv(Copy),
-    /// Look at the cluster.
+    /// Look at the cluster; leave it, forget a member.
     #[command(subcommand)]
     Cluster(Cluster),
-    /// Show where a file's chunks belong and who holds them.
-    #[command(after_help = "Example:
-  kepler locate docs/a.txt")]
+    /// Explain where a file's chunks belong and why, and show who holds them.
+    ///
+    /// From a chunk's place on the ring the tokens are walked clockwise; the first nodes that are met take
+    /// it. Each node on the way is shown, with why it takes the chunk or is passed over.
+    #[command(after_help = "Examples:
+  kepler locate docs/a.txt
+  kepler locate docs/a.txt --if-down node-b     what would move if node-b were away
+  kepler locate docs/a.txt --json | jq -c '.[] | [.cid, .owners]'")]
     Locate {
         /// The file.
         name: Name,
+        /// Show also where its chunks would belong if this member were down.
+        #[arg(long, value_name = "NODE")]
+        if_down: Option<NodeId>,
     },
-    /// Follow what happens on the node, until interrupted: one line of JSON an event.
-    #[command(after_help = "Example:
-  kepler events | jq -c 'select(.type == \"member\")'")]
-    Events,
+    /// Say how the cluster is: one word first, then why.
+    ///
+    /// ok: everything is where it belongs. degraded: something is away or behind, nothing is lost by one
+    /// more failure. at risk: one more failure may lose data. data unavailable: some data cannot be read, or
+    /// some names cannot be written, now.
+    ///
+    /// Exit codes: 0 ok, 1 degraded or at risk, 5 data unavailable, or no node answers.
+    #[command(after_help = "Examples:
+  kepler health
+  kepler health --json | jq -r .status
+  until kepler health > /dev/null; do sleep 1; done")]
+    Health,
+    /// Hash every copy again, and say what is wrong.
+    ///
+    /// Without --all: the disk of the node that is asked. With it: every copy on every member, put side by
+    /// side, and every file: whether each chunk has all its copies, and each file all its chunks. What is
+    /// rotten is set aside and fetched anew, as whenever it is met.
+    ///
+    /// Exit codes: 0 nothing is wrong, 1 something is, 5 a chunk has no intact copy or the verification
+    /// did not come to its end.
+    #[command(after_help = "Examples:
+  kepler verify
+  kepler verify --all
+  kepler verify --all --json | jq -c 'select(.type == \"damaged\")'")]
+    Verify {
+        /// On all members.
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Re-hash the node's disk now instead of when its time comes, or pause that.
+    #[command(after_help = "Examples:
+  kepler scrub                  begin now; `kepler health` shows how far it is
+  kepler scrub --all            on every member
+  kepler scrub --pause --all
+  kepler scrub --resume --all")]
+    Scrub {
+        #[command(flatten)]
+        steer: Steer,
+    },
+    /// Look for missing copies now instead of when their time comes, or pause repair; set its cap.
+    ///
+    /// Repair goes on by itself: this only hurries it. A pause and a cap last until they are changed or the
+    /// node is started again. What clients do is never held back by the cap.
+    #[command(after_help = "Examples:
+  kepler repair                             hurry
+  kepler repair --all --bandwidth 200       200 MB/s of background traffic on each member
+  kepler repair --pause --all               during a maintenance, say
+  kepler repair --resume --all")]
+    Repair {
+        #[command(flatten)]
+        steer: Steer,
+        /// Cap on background traffic in MB/s, 0.1 to 1000000 (REBALANCE_BANDWIDTH_MBPS is the cap at start).
+        #[arg(short, long, value_name = "MBPS")]
+        bandwidth: Option<f64>,
+    },
+    /// Follow what happens on the node, until interrupted.
+    ///
+    /// On a terminal a sentence each; in a pipe, or with --json, a JSON document a line.
+    #[command(after_help = "Examples:
+  kepler events
+  kepler events --type member --type health
+  kepler events --about node-b
+  kepler events --type written | jq -r .name")]
+    Events {
+        /// Only events of this type, such as member, written, repaired, health; may be repeated.
+        #[arg(short, long = "type", value_name = "TYPE")]
+        types: Vec<String>,
+        /// Only events about this node, name or CID; may be repeated.
+        #[arg(long, value_name = "WHAT")]
+        about: Vec<String>,
+    },
     /// Run a node: the `kepler-node` beside this program, else on PATH, with the same flags.
     #[command(
         disable_help_flag = true,
@@ -226,6 +303,31 @@ pub struct Dev {
     pub http_port: u16,
 }
 
+/// Now, later, or go on; here or everywhere.
+#[derive(ClapArgs, Clone, Copy, Debug)]
+pub struct Steer {
+    /// Stop it until it is resumed.
+    #[arg(long, conflicts_with = "resume")]
+    pub pause: bool,
+    /// Go on after a pause.
+    #[arg(long)]
+    pub resume: bool,
+    /// On all members.
+    #[arg(short, long)]
+    pub all: bool,
+}
+
+impl Steer {
+    /// What is asked for.
+    pub const fn action(self) -> api::Action {
+        match self {
+            Self { pause: true, .. } => api::Action::Pause,
+            Self { resume: true, .. } => api::Action::Resume,
+            _ => api::Action::Start,
+        }
+    }
+}
+
 #[derive(Subcommand, Debug)]
 pub enum Cluster {
     /// One line for each member, and whether this node is ready.
@@ -234,6 +336,35 @@ pub enum Cluster {
     Members,
     /// Each member's share of the ring.
     Ring,
+    /// Bring everything that the node holds elsewhere, then take it out of the cluster.
+    ///
+    /// The node that is asked (--node or KEPLER_URL) leaves. Until every chunk it holds has all its copies on
+    /// others, it serves on; then it stops. Nothing has a copy fewer because of it. Interrupted, this
+    /// program no longer watches, and the node goes on. A node that leaves cannot be called back.
+    #[command(after_help = "Examples:
+  kepler --node http://10.0.0.4:3000 cluster leave
+  kepler cluster leave --no-wait && kepler events --type leaving")]
+    Leave {
+        /// Do not wait until it has left.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Take a member that will not return from the roster, without waiting for FORGET_AFTER_SECS.
+    ///
+    /// Ask any other member. One that is alive is not forgotten: let it leave. With --lost, where more than
+    /// half of the members are gone for good (`kepler health` says so), the remaining ones become the cluster on your word alone:
+    /// name all that are lost. What only they had is lost; should one return, it joins as a newcomer.
+    #[command(after_help = "Examples:
+  kepler cluster forget node-c
+  kepler cluster forget --lost node-b node-c")]
+    Forget {
+        /// The members.
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<NodeId>,
+        /// A majority is lost for good; make the remaining members the cluster.
+        #[arg(long)]
+        lost: bool,
+    },
 }
 
 #[derive(Subcommand, Debug)]

@@ -76,6 +76,15 @@ impl Client {
         Ok(Self { http, upload, base, token })
     }
 
+    /// A client of another node of the same cluster.
+    ///
+    /// # Errors
+    /// When HTTP cannot be set up.
+    pub fn at(&self, addr: &str, http_port: u16) -> Result<Self> {
+        let host = if addr.contains(':') { format!("[{addr}]") } else { addr.to_owned() };
+        Self::new(&format!("http://{host}:{http_port}"), self.token.clone())
+    }
+
     /// The path of a file.
     pub fn file_path(name: &Name) -> String {
         let segments: Vec<String> =

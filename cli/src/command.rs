@@ -2,10 +2,16 @@
 
 mod cluster;
 mod dev;
+mod events;
 mod get;
+mod health;
+mod lines;
+mod locate;
 mod names;
+mod operate;
 mod put;
 mod upload;
+mod verify;
 
 use std::io::Write as _;
 
@@ -49,8 +55,16 @@ pub async fn run(args: Args, output: &Output) -> Result<()> {
         Command::Cluster(args::Cluster::Status) => cluster::status(&client, output).await,
         Command::Cluster(args::Cluster::Members) => cluster::members(&client, output).await,
         Command::Cluster(args::Cluster::Ring) => cluster::ring(&client, output).await,
-        Command::Locate { name } => names::locate(&client, output, &name).await,
-        Command::Events => cluster::events(&client).await,
+        Command::Cluster(args::Cluster::Leave { no_wait }) => operate::leave(&client, output, !no_wait).await,
+        Command::Cluster(args::Cluster::Forget { nodes, lost }) => {
+            operate::forget(&client, output, &nodes, lost).await
+        }
+        Command::Locate { name, if_down } => locate::run(&client, output, &name, if_down).await,
+        Command::Health => health::run(&client, output).await,
+        Command::Verify { all } => verify::run(&client, output, all).await,
+        Command::Scrub { steer } => operate::scrub(&client, output, steer).await,
+        Command::Repair { steer, bandwidth } => operate::repair(&client, output, steer, bandwidth).await,
+        Command::Events { types, about } => events::run(&client, output, &types, &about).await,
         Command::Node { .. }
         | Command::Dev(_)
         | Command::Key(_)

@@ -29,6 +29,9 @@ pub enum Failure {
     /// The node served bytes that are not what their CID says.
     #[error("the node's answer cannot be trusted: {0}; ask another node with --node")]
     Untrusted(String),
+    /// What was asked has been told, and it is not good news: this is only the exit code.
+    #[error("exit code {0}")]
+    Told(u8),
 }
 
 /// 0 done, 1 failed, 2 usage, 3 not found, 4 precondition failed, 5 unavailable.
@@ -43,6 +46,7 @@ pub fn code(error: &anyhow::Error) -> u8 {
         Some(Failure::NotFound(_)) => 3,
         Some(Failure::Unreachable { .. }) => 5,
         Some(Failure::Usage(_)) => 2,
+        Some(Failure::Told(code)) => *code,
         Some(Failure::Untrusted(_)) | None => 1,
     }
 }
@@ -53,6 +57,11 @@ pub fn reader_left(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Whether all there is to say has been said.
+pub fn is_told(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Failure::Told(_)))
 }
 
 /// The error for scripts: `error` and `exit` always, `type` and `status` where a node gave them.
@@ -67,6 +76,7 @@ pub fn to_json(error: &anyhow::Error) -> Value {
         Some(Failure::Unreachable { .. }) => "unreachable",
         Some(Failure::Usage(_)) => "usage",
         Some(Failure::Untrusted(_)) => "untrusted",
+        Some(Failure::Told(_)) => "told",
         None => "failed",
     };
     value["type"] = kind.into();

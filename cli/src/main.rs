@@ -29,7 +29,9 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if exit::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output.error(&error);
+            if !exit::is_told(&error) {
+                output.error(&error);
+            }
             exit::exit(&error)
         }
     }

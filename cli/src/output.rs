@@ -33,6 +33,15 @@ impl Output {
         Ok(())
     }
 
+    /// The same for a stream of results: off a terminal it is JSON unasked, for a program reads it.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn stream<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+        let json = self.json || !std::io::stdout().is_terminal();
+        Self::new(json).print(value, text)
+    }
+
     /// Says what went wrong, with its causes.
     pub fn error(&self, error: &anyhow::Error) {
         if self.json {

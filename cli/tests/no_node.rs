@@ -25,9 +25,24 @@ fn every_verb_has_help_and_the_main_help_names_the_exit_codes() {
     let main = kepler(&["--help"]);
     assert_eq!(main.status.code(), Some(0));
     assert!(text(&main.stdout).contains("3 not found"), "{}", text(&main.stdout));
-    for verb in
-        ["put", "get", "cat", "ls", "rm", "stat", "cp", "mv", "locate", "events", "dev", "completions"]
-    {
+    for verb in [
+        "put",
+        "get",
+        "cat",
+        "ls",
+        "rm",
+        "stat",
+        "cp",
+        "mv",
+        "locate",
+        "health",
+        "verify",
+        "scrub",
+        "repair",
+        "events",
+        "dev",
+        "completions",
+    ] {
         let help = kepler(&[verb, "--help"]);
         assert_eq!(help.status.code(), Some(0), "{verb}");
         assert!(text(&help.stdout).contains("Example"), "{verb} --help has no example");
@@ -37,7 +52,19 @@ fn every_verb_has_help_and_the_main_help_names_the_exit_codes() {
 
 #[test]
 fn wrong_usage_is_exit_code_2_and_json_where_asked() {
-    for args in [&["put", "only-one"][..], &["frobnicate"], &["get"], &["rm", "-r", "a", "--version", "v"]] {
+    for args in [
+        &["put", "only-one"][..],
+        &["frobnicate"],
+        &["get"],
+        &["rm", "-r", "a", "--version", "v"],
+        &["scrub", "--pause", "--resume"],
+        &["repair", "--bandwidth", "0"],
+        &["repair", "--bandwidth", "fast"],
+        &["cluster", "forget"],
+        &["cluster", "forget", "No Node"],
+        &["locate", "a", "--if-down", ""],
+        &["events", "--type", "membr"],
+    ] {
         assert_eq!(kepler(args).status.code(), Some(2), "{args:?}");
     }
     let bad_name = kepler(&["--json", "get", "a//b"]);
@@ -53,7 +80,20 @@ fn wrong_usage_is_exit_code_2_and_json_where_asked() {
 #[test]
 fn a_node_that_is_not_there_is_exit_code_5_and_the_error_says_what_to_set() {
     let url = nobody();
-    for verb in [&["ls"][..], &["get", "a", "-"], &["stat", "a"], &["cluster", "status"], &["events"]] {
+    for verb in [
+        &["ls"][..],
+        &["get", "a", "-"],
+        &["stat", "a"],
+        &["cluster", "status"],
+        &["cluster", "leave"],
+        &["cluster", "forget", "--lost", "a", "b"],
+        &["health"],
+        &["verify", "--all"],
+        &["scrub"],
+        &["repair", "--all", "--bandwidth", "2.5"],
+        &["locate", "a", "--if-down", "b"],
+        &["events"],
+    ] {
         let out = kepler(&[&["--node", &url], verb].concat());
         assert_eq!(out.status.code(), Some(5), "{verb:?}");
         assert!(text(&out.stderr).contains("KEPLER_URL"), "{}", text(&out.stderr));

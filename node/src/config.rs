@@ -114,6 +114,8 @@ pub struct SecurityConfig {
     pub api_tokens: ApiTokens,
     /// `ANONYMOUS`.
     pub anonymous: Anonymous,
+    /// `CLUSTER_KEY_FILE` and `API_TOKEN_FILE`, where they are given: read again when they change.
+    pub files: Vec<PathBuf>,
 }
 
 /// What HTTP clients without a token may do.

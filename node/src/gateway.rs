@@ -8,7 +8,8 @@
 //! | [`accept`] | connections: deadlines, cap, graceful end |
 //! | [`guard`] | who may ask at all: hosts, origins, tokens |
 //! | [`route`] | which path is what |
-//! | [`files`], [`multipart`], [`chunks`], [`cluster`], [`events`], [`page`] | the calls |
+//! | [`files`], [`multipart`], [`chunks`], [`cluster`], [`operations`], [`events`] | the calls |
+//! | [`assets`], [`page`] | the browser UI; a plain page where it was not built |
 //! | [`body`], [`headers`], [`names`] | what requests are made of |
 //! | [`error`] | what went wrong, as problems |
 //! | [`metrics`] | counting |
@@ -17,6 +18,7 @@
 //! but never cuts a write off between two steps.
 
 mod accept;
+mod assets;
 mod body;
 mod chunks;
 mod cluster;
@@ -28,6 +30,7 @@ mod headers;
 mod metrics;
 mod multipart;
 mod names;
+mod operations;
 mod page;
 mod route;
 #[cfg(test)]
@@ -55,7 +58,7 @@ use warp::{Filter, Rejection};
 
 use self::body::{RawBody, Upload};
 use self::error::Failure;
-pub use self::guard::Access;
+pub use self::guard::{Access, Door};
 use self::metrics::Measured;
 use self::route::Route;
 use crate::config::Host;
@@ -69,7 +72,7 @@ pub struct Config {
     /// client connected to: the bound and the advertised address. Any port.
     pub hosts: Vec<Host>,
     /// Who may do what.
-    pub access: Access,
+    pub access: Door,
     /// Deadlines and caps.
     pub limits: Limits,
 }
@@ -80,7 +83,7 @@ impl Config {
         let bound = (!network.bind.is_unspecified()).then(|| network.bind.into());
         Self {
             hosts: bound.into_iter().chain(network.advertise.clone()).collect(),
-            access: Access { tokens: security.api_tokens.clone(), anonymous: security.anonymous },
+            access: Access { tokens: security.api_tokens.clone(), anonymous: security.anonymous }.into(),
             limits: Limits::default(),
         }
     }
@@ -224,8 +227,9 @@ async fn answer(
         local,
     };
     let config = &shared.config;
-    let mut response = match guard::check(&head, &config.hosts, &config.access, config.limits.max_head_bytes)
-    {
+    // The lock is not held while the request is answered.
+    let checked = guard::check(&head, &config.hosts, &config.access.get(), config.limits.max_head_bytes);
+    let mut response = match checked {
         Err(failure) => failure.into_response(),
         Ok(()) if shared.stop.is_cancelled() => Failure::stopping().into_response(),
         Ok(()) => {
@@ -236,11 +240,13 @@ async fn answer(
             service.call(request).await
         }
     };
+    // That a process is alive is what another member's page looks for when its own node is gone.
+    let resource_policy = if route == Some(Route::Healthz) { "cross-origin" } else { "same-origin" };
     let headers = response.headers_mut();
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), resource_policy),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -333,10 +339,18 @@ fn routes(shared: &Arc<Shared>) -> BoxedFilter<(Response,)> {
         on(shared, Route::Ring, &[Method::GET, Method::HEAD], cluster::ring),
         on(shared, Route::Status, &[Method::GET, Method::HEAD], cluster::status),
         on(shared, Route::Events, &[Method::GET], events::follow),
+        on(shared, Route::Health, &[Method::GET, Method::HEAD], operations::health),
+        on(shared, Route::Locate, &[Method::GET, Method::HEAD], operations::locate),
+        on(shared, Route::Verify, &[Method::GET], operations::verify),
+        on(shared, Route::Scrub, &[Method::POST], operations::scrub),
+        on(shared, Route::Repair, &[Method::POST], operations::repair),
+        on(shared, Route::Leave, &[Method::POST], operations::leave),
+        on(shared, Route::Forget, &[Method::POST], operations::forget),
         on(shared, Route::Metrics, &[Method::GET, Method::HEAD], cluster::metrics),
         on(shared, Route::Healthz, &[Method::GET, Method::HEAD], cluster::healthz),
         on(shared, Route::Readyz, &[Method::GET, Method::HEAD], cluster::readyz),
-        on(shared, Route::Page, &[Method::GET, Method::HEAD], page::page),
+        on(shared, Route::Page, &[Method::GET, Method::HEAD], assets::index),
+        on(shared, Route::Asset, &[Method::GET, Method::HEAD], assets::asset),
     ]
     .into_iter()
     .reduce(|all, next| all.or(next).unify().boxed())

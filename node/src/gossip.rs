@@ -9,9 +9,11 @@
 
 mod socket;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::roster::Constants;
@@ -116,6 +118,7 @@ enum Command {
     PushPullAnswer(Vec<u8>),
     StreamProbed(u64, bool),
     Counters(oneshot::Sender<(Counters, u8)>),
+    Heard(oneshot::Sender<BTreeMap<NodeId, Duration>>),
 }
 
 /// The way to the gossip thread; cheap to clone.
@@ -219,6 +222,11 @@ impl Handle {
     /// Whether the member of an [`Event::StreamProbe`] answered over the swarm.
     pub async fn stream_probed(&self, token: u64, ok: bool) -> Result<(), Stopped> {
         self.command(Command::StreamProbed(token, ok)).await
+    }
+
+    /// How long ago each member's last datagram came, whatever it said; who was never heard is absent.
+    pub async fn heard(&self) -> Result<BTreeMap<NodeId, Duration>, Stopped> {
+        self.call(Command::Heard).await
     }
 
     /// Counts for metrics, and the local health multiplier.

@@ -17,6 +17,7 @@
 //! | [`service`] | put, get, list, delete …: the only door for gateways |
 //! | [`gateway`] | HTTP |
 //! | [`node`] | the composition root |
+//! | [`throttle`] | the bound on background traffic |
 //! | [`tasks`], [`telemetry`], [`memory`] | tasks, logs and metrics, the allocator |
 
 pub mod config;
@@ -30,3 +31,4 @@ pub mod store;
 pub mod swarm;
 pub mod tasks;
 pub mod telemetry;
+pub mod throttle;

@@ -32,7 +32,11 @@ fn run(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
+        // Before anything else: a hangup that comes early must not end the process.
+        let hangup = signal(SignalKind::hangup())?;
+        let files = config.security.files.clone();
         let node = Node::start(config, stop.clone()).await?;
+        tokio::spawn(node.secrets().follow(files, hangup, stop.clone()));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::spawn(async move {

@@ -6,6 +6,7 @@
 
 mod peers;
 mod roads;
+mod secrets;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use kepler_protocol::api;
 use kepler_protocol::catalog;
 use kepler_protocol::chunker::ChunkSize;
 use kepler_protocol::replica::{self, Output, Replica};
+use kepler_protocol::replicator;
 use kepler_protocol::roster::council::{self, Founding};
 use kepler_protocol::roster::{ClusterId, DatabaseId};
 use kepler_protocol::swim;
 use kepler_protocol::view::Metadata;
-use kepler_protocol::wire::seal::KeyRing;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::timeout;
@@ -33,19 +34,25 @@ use crate::gossip;
 use crate::replication::catalog::{Backlog, Driver};
 use crate::replication::chunks::{self, Chunks};
 use crate::replication::electorate::Electors;
+use crate::replication::healer::{self, Healer};
 use crate::replication::sender::Sender;
 use crate::service::cluster::ClusterService;
 use crate::service::files::{Parts, Service};
+use crate::service::healing::Healing;
+use crate::service::operations::{self, Operator};
 use crate::store::{self, Store};
 use crate::swarm;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
+use crate::throttle::Throttle;
 
 /// The file that says which ports are in use: there from the first start on.
 const ADDRESSES: &str = "addresses.json";
 
 /// Events kept for a follower that is slow.
 const EVENTS: usize = 1024;
+
+pub use self::secrets::Secrets;
 
 /// How long each part may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -60,6 +67,8 @@ pub struct Node {
     swarm: swarm::Handle,
     store: Store,
     tasks: Tasks,
+    /// Cancelled once this node has left the cluster.
+    left: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -109,20 +118,18 @@ impl Node {
         let identity = swim::SigningKey::from_bytes(&opened.identity);
         let key = identity.verifying_key().to_bytes();
         let cluster_keys: Vec<[u8; 32]> = config.security.cluster_keys.iter().map(|k| *k.expose()).collect();
-        let keys = if cluster_keys.is_empty() {
-            KeyRing::open_to_all()
-        } else {
-            KeyRing::new(&cluster_keys).map_err(|_| anyhow!("CLUSTER_KEY: too many keys"))?
-        };
+        let keys = secrets::key_ring(&cluster_keys)?;
 
         // The transfer port is bound before gossip tells others of it.
         let (view_source, view) = watch::channel(Arc::new(kepler_protocol::view::View::new(0, 1, [])));
+        let throttle = Throttle::new(config.storage.background_bytes_per_second);
+        let (healer, healer_inbox) = healer::Handle::new(throttle.clone());
         let swarm_config = swarm::Config {
             node: id,
             identity: opened.identity,
             cluster_keys,
             listen: SocketAddr::new(bind, config.network.transfer_port),
-            limits: swarm::Limits::default(),
+            limits: swarm::Limits { throttle: throttle.clone(), ..swarm::Limits::default() },
         };
         let metrics = Arc::new(Metrics::new());
         let meters = store.meters().clone();
@@ -134,7 +141,8 @@ impl Node {
                 meters.sync_seconds,
             );
         });
-        let chunk_store = Arc::new(roads::Doors { store: store.clone(), metrics: metrics.clone() });
+        let chunk_store =
+            Arc::new(roads::Doors { store: store.clone(), metrics: metrics.clone(), healer: healer.clone() });
         let (swarm, inbound, transfer_addr) = swarm::start(swarm_config, view.clone(), chunk_store)
             .context("TRANSFER_PORT: start the transfer port")?;
 
@@ -227,9 +235,10 @@ impl Node {
             view: view.clone(),
             electors: electors.clone(),
             metrics: metrics.clone(),
+            events: events.clone(),
             tasks: tasks.clone(),
         });
-        let cluster = Arc::new(ClusterService::new(id, view.clone(), swarm.clone()));
+        let cluster = Arc::new(ClusterService::new(id, view.clone(), swarm.clone(), gossip.clone()));
         let queue_grew = Arc::new(Notify::new());
 
         // The replica's outputs are carried out until the store ends, after all other tasks.
@@ -252,10 +261,27 @@ impl Node {
             }
             .run(),
         );
+        let operator = Operator::new(operations::Parts {
+            me: id,
+            healing: Healing::new(healer.clone(), store.clone(), catalog.clone(), electors.clone()),
+            store: store.clone(),
+            swarm: swarm.clone(),
+            view: view.clone(),
+            electors: electors.clone(),
+        });
         tasks.spawn_vital(
             "inbound",
-            roads::inbound(inbound, gossip.clone(), catalog.clone(), store.clone(), tasks.clone()),
+            roads::inbound(
+                inbound,
+                gossip.clone(),
+                catalog.clone(),
+                healer.clone(),
+                store.clone(),
+                operator.clone(),
+                tasks.clone(),
+            ),
         );
+        tasks.spawn_vital("health", operator.clone().watch(events.clone(), tasks.stop().clone()));
         let loads = roads::loads(
             id,
             store.clone(),
@@ -272,7 +298,7 @@ impl Node {
                 chunks: chunks.clone(),
                 catalog: catalog.clone(),
                 electors: electors.clone(),
-                view,
+                view: view.clone(),
                 grew: queue_grew.clone(),
                 events: events.clone(),
                 metrics: metrics.clone(),
@@ -280,6 +306,32 @@ impl Node {
             }
             .run(),
         );
+        let left = CancellationToken::new();
+        let timing = &config.timing;
+        let healing = Healer::new(
+            healer::Parts {
+                config: replicator::Config {
+                    repair_delay: timing.repair_delay,
+                    handoff_grace: timing.handoff_grace,
+                    gc_grace: timing.gc_grace,
+                    inventory_interval: timing.inventory_interval,
+                    scrub_interval: timing.scrub_interval,
+                    ..replicator::Config::new(id)
+                },
+                store: store.clone(),
+                chunks: chunks.clone(),
+                swarm: swarm.clone(),
+                gossip: gossip.clone(),
+                view,
+                electors: electors.clone(),
+                events: events.clone(),
+                metrics: metrics.clone(),
+                tasks: tasks.clone(),
+                left: left.clone(),
+            },
+            healer_inbox,
+        );
+        tasks.spawn_vital("healer", healing.run());
         tasks.spawn_vital(
             "measure",
             roads::measure(
@@ -300,6 +352,7 @@ impl Node {
             chunks,
             electors,
             cluster,
+            operator,
             chunk_size,
             tasks: tasks.clone(),
             events,
@@ -310,7 +363,12 @@ impl Node {
         write_addresses(&config, ports).await?;
         info!(node = %id, founds, http_port, gossip_port = ports.gossip_port, transfer_port = ports.transfer_port, "started");
         let gateway = gateway::Config::new(&config.network, &config.security);
-        Ok(Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, stop })
+        Ok(Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, left, stop })
+    }
+
+    /// The way to give the running node other keys and tokens.
+    pub fn secrets(&self) -> Secrets {
+        Secrets::new(self.gossip.clone(), self.swarm.clone(), self.gateway.access.clone())
     }
 
     /// Serves until told to stop, then stops every part in order.
@@ -318,14 +376,16 @@ impl Node {
     /// # Errors
     /// A part failed: a node that limps is worse than one that is gone.
     pub async fn run(self) -> Result<()> {
-        let Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, stop } = self;
+        let Self { listener, gateway, service, metrics, gossip, swarm, store, tasks, left, stop } = self;
         // Whatever the node cannot do without ends its service, and is its error in the end.
         let (watching, failure) = {
             let (store, swarm, tasks, stop) = (store.clone(), swarm.clone(), tasks.clone(), stop.clone());
+            let left = left.clone();
             let (sender, failure) = watch::channel(None);
             let watching = tokio::spawn(async move {
                 let reason = tokio::select! {
                     biased; // A failed database ends other parts too, and is the reason to tell.
+                    () = left.cancelled() => return stop.cancel(),
                     reason = store.stopped() => {
                         format!("the database failed, and nothing more can be promised: {reason}")
                     }
@@ -339,7 +399,11 @@ impl Node {
         };
         let served = gateway::serve(listener, gateway, Arc::new(service), metrics, stop.clone()).await;
         watching.abort();
-        if timeout(STOP_WITHIN, gossip.announce_dead()).await.is_err() {
+        let goodbye = async {
+            // Who left takes its place on the roster along; who merely stops is expected back.
+            if left.is_cancelled() { gossip.left().await } else { gossip.announce_dead().await }
+        };
+        if timeout(STOP_WITHIN, goodbye).await.is_err() {
             warn!("could not say goodbye");
         }
         if timeout(STOP_WITHIN, tasks.finish()).await.is_err() {

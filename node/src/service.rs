@@ -6,9 +6,13 @@
 pub mod cluster;
 mod download;
 pub mod files;
+pub mod healing;
+mod locate;
+pub mod operations;
 mod refusal;
 mod upload;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
@@ -19,8 +23,12 @@ use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Consistency, Precondition};
 use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::name::Name;
+use kepler_protocol::node_id::NodeId;
 use kepler_protocol::version::{Dot, Version};
 use tokio::sync::broadcast;
+
+pub use self::locate::LocateError;
+pub use self::operations::{OperatorError, VerifyStream};
 
 /// Bytes on their way to a client, verified.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, ReadError>> + Send + Sync>>;
@@ -220,8 +228,23 @@ pub trait Files: Send + Sync + 'static {
     async fn list(&self, query: ListQuery) -> Result<api::Listing, ReadError>;
     /// A chunk, from wherever it is.
     async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError>;
+    /// Where the chunks of a name's head belong and why, and who has them; with `if_down`, also where
+    /// they would belong if that member were down.
+    async fn locate(&self, name: &Name, if_down: Option<NodeId>) -> Result<api::Located, LocateError>;
+    /// How the cluster is, by what its members say.
+    async fn health(&self) -> api::Health;
+    /// Hurries, pauses or goes on with scrubbing.
+    async fn scrub(&self, request: api::ScrubRequest) -> api::Accepted;
+    /// Hurries, pauses or goes on with repair.
+    async fn repair(&self, request: api::RepairRequest) -> api::Accepted;
+    /// Drains this node, so that it can leave.
+    async fn leave(&self) -> Result<api::Accepted, OperatorError>;
+    /// Takes members that will not return from the roster.
+    async fn forget(&self, nodes: BTreeSet<NodeId>, lost: bool) -> Result<api::Accepted, OperatorError>;
+    /// Hashes everything again, here or everywhere; one at a time.
+    fn verify(&self, all: bool) -> Result<VerifyStream, OperatorError>;
     /// The members as this node sees them.
-    fn cluster(&self) -> api::Cluster;
+    async fn cluster(&self) -> api::Cluster;
     /// The ring as this node sees it.
     fn ring(&self) -> api::RingDump;
     /// What this node holds and does.

@@ -54,7 +54,7 @@ pub use limits::Limits;
 pub use transfer::{MAX_DOTS, MAX_IDS};
 
 /// The largest body of a call and of its answer, in bytes.
-pub const MAX_BODY_BYTES: usize = 1 << 20;
+pub const MAX_BODY_BYTES: usize = kepler_protocol::wire::MAX_CALL_BYTES;
 
 /// The key of a cluster whose operator set none: it keeps nobody out, but leaves one code path.
 const NO_CLUSTER_KEY: [u8; 32] = [0; 32];
@@ -125,6 +125,14 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// Reading or recording failed.
     async fn adopt(&self, id: ChunkId, dots: Vec<Dot>) -> Result<bool, Refusal>;
 
+    /// Notes that references of a chunk that is here may have been lost with a database elsewhere.
+    ///
+    /// # Errors
+    /// Recording failed.
+    async fn mark_recovered(&self, _id: ChunkId) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// Reads and verifies a chunk, `None` if it is not here.
     ///
     /// # Errors
@@ -176,19 +184,27 @@ pub enum Service {
     Gossip,
     /// `/kepler/load/1`: what the node stores, for people.
     Load,
+    /// `/kepler/replicator/1`: who lacks which chunks, receipts for copies.
+    Replicator,
+    /// `/kepler/operations/1`: health, and what an operator asks of all nodes through one.
+    Operations,
 }
 
 impl Service {
-    const ALL: [Self; 3] = [Self::Catalog, Self::Gossip, Self::Load];
-
     /// Its number on a line.
-    fn code(self) -> u8 {
-        let at = Self::ALL.iter().position(|service| *service == self);
-        u8::try_from(at.expect("ALL has every service")).expect("there are few")
+    const fn code(self) -> u8 {
+        match self {
+            Self::Catalog => 0,
+            Self::Gossip => 1,
+            Self::Load => 2,
+            Self::Replicator => 3,
+            Self::Operations => 4,
+        }
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).copied()
+        let all = [Self::Catalog, Self::Gossip, Self::Load, Self::Replicator, Self::Operations];
+        all.into_iter().find(|service| service.code() == code)
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Times are RFC 3339 strings. Fields may be added; a client ignores what it does not know.
 
+mod operations;
+
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::ChunkId;
 use crate::name::Name;
 use crate::node_id::NodeId;
 pub use crate::view::State as Status;
+pub use operations::*;
 
 /// What a write must have reached before it is answered with success.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,7 +246,7 @@ pub struct TokenInfo {
 }
 
 /// `GET /v1/status`: what the answering node itself holds and does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// Node id.
     pub id: NodeId,
@@ -264,6 +267,12 @@ pub struct NodeStatus {
     pub files: u64,
     /// Transfers under way.
     pub transfers: u64,
+    /// What it does about its chunks.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub healing: Option<NodeHealth>,
+    /// Its background traffic.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
 }
 
 /// Disk use of a node.
@@ -335,6 +344,92 @@ pub enum Event {
         /// Whether it is.
         ready: bool,
     },
+    /// The answering node began to bring chunks to a node that lacks them.
+    RepairStarted {
+        /// The node that lacks them.
+        node: NodeId,
+        /// How many.
+        chunks: u64,
+    },
+    /// It has brought them.
+    Repaired {
+        /// The receiver.
+        node: NodeId,
+        /// How many.
+        chunks: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// A chunk was sent to an owner; at most ten a second are told.
+    Moved {
+        /// The chunk.
+        cid: ChunkId,
+        /// The sender.
+        from: NodeId,
+        /// The receiver.
+        to: NodeId,
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// Surplus copies were deleted here, all owners having promised to keep theirs.
+    Released {
+        /// How many.
+        chunks: u64,
+    },
+    /// Chunks that nothing refers to any more were deleted here.
+    Collected {
+        /// How many.
+        chunks: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// A pass over all chunks of the answering node ended.
+    Scrubbed {
+        /// Chunks hashed.
+        checked: u64,
+        /// Those that failed.
+        bad: u64,
+    },
+    /// A name has concurrent versions since just now.
+    Conflict {
+        /// The name.
+        name: Name,
+    },
+    /// A node drains, so that it can leave.
+    Leaving {
+        /// The node.
+        node: NodeId,
+        /// Chunks that are not yet safe elsewhere.
+        left_chunks: u64,
+    },
+    /// The word for the cluster's health changed, as the answering node sees it.
+    Health {
+        /// The new word.
+        status: HealthStatus,
+    },
+}
+
+impl Event {
+    /// Its `type`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Member { .. } => "member",
+            Self::Written { .. } => "written",
+            Self::Delivered { .. } => "delivered",
+            Self::Quarantined { .. } => "quarantined",
+            Self::Roster { .. } => "roster",
+            Self::Ready { .. } => "ready",
+            Self::RepairStarted { .. } => "repair_started",
+            Self::Repaired { .. } => "repaired",
+            Self::Moved { .. } => "moved",
+            Self::Released { .. } => "released",
+            Self::Collected { .. } => "collected",
+            Self::Scrubbed { .. } => "scrubbed",
+            Self::Conflict { .. } => "conflict",
+            Self::Leaving { .. } => "leaving",
+            Self::Health { .. } => "health",
+        }
+    }
 }
 
 /// An error body: `application/problem+json` (RFC 9457).

@@ -37,9 +37,11 @@ pub mod message;
 pub mod seen;
 pub mod storage;
 
+mod census;
 mod collect;
 mod dots;
 mod exchange;
+mod fingerprint;
 mod operation;
 mod read;
 mod relay;
@@ -371,8 +373,7 @@ impl Catalog {
         }
         self.collect.heard(from, database, seen_digest);
         if seen_digest == self.knowledge.digest() {
-            let seen = self.collect.snapshot(&self.knowledge);
-            self.collect.announced(from, database, seen);
+            self.collect.announced(from, database, Arc::clone(self.knowledge.seen()));
             self.exchange.agrees(from);
         } else {
             self.exchange.differs(now, from, seen_digest);
@@ -410,6 +411,7 @@ impl Catalog {
         let before = self.reachable.replace(members.clone()).unwrap_or_default();
         let returned: Vec<NodeId> = members.difference(&before).copied().collect();
         if !returned.is_empty() {
+            self.exchange.returned(now, &returned);
             self.ask_again(&mut Step { storage, now, electorate }, &returned)?;
         }
         self.tell();
@@ -503,12 +505,12 @@ impl Catalog {
     }
 
     /// What this node has seen.
-    pub const fn seen(&self) -> &Seen {
+    pub fn seen(&self) -> &Seen {
         self.knowledge.seen()
     }
 
     /// The digest to announce.
-    pub fn seen_digest(&mut self) -> [u8; 16] {
+    pub fn seen_digest(&self) -> [u8; 16] {
         self.knowledge.digest()
     }
 
@@ -527,6 +529,35 @@ impl Catalog {
         let learned = self.learn(storage, version)?;
         self.tell();
         Ok(learned)
+    }
+
+    /// Whether all of `seen` is known to every other member that is here, and nothing of this node
+    /// waits to be published; else what there is to wait for.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails.
+    pub fn is_shared(
+        &self,
+        storage: &dyn Storage,
+        electorate: &dyn Electorate,
+        seen: &Seen,
+    ) -> Result<std::result::Result<(), String>> {
+        if !self.operations.is_empty() {
+            return Ok(Err(format!("{} operations are under way", self.operations.len())));
+        }
+        if !storage.unpublished(None, 1)?.is_empty() {
+            return Ok(Err("a fast write is not with its owners yet".into()));
+        }
+        let members = electorate.members();
+        let mut others = members.iter().filter(|(id, _)| *id != self.config.node && self.is_reachable(id));
+        Ok(match others.clone().next() {
+            None => Err("no other member is here".into()),
+            Some(_) => match others.find(|(id, database)| !self.collect.has_seen(id, *database, seen)) {
+                Some((behind, _)) => Err(format!("{behind} does not know yet all that this node knows")),
+                None => Ok(()),
+            },
+        })
     }
 
     /// How many operations are under way: begun writes, reads, deletes.

@@ -47,6 +47,9 @@ pub struct ChunkId {
 }
 
 impl ChunkId {
+    /// The first of all ids, in their order.
+    pub(crate) const LEAST: Self = Self { codec: Codec::Raw, digest: [0; 32] };
+
     /// The id of `bytes`.
     pub fn of(codec: Codec, bytes: &[u8]) -> Self {
         Self { codec, digest: Sha256::digest(bytes).into() }

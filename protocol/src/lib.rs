@@ -16,9 +16,12 @@
 //! | [`catalog`] | names to versions: merging, exchange, voting |
 //! | [`replica`] | council and catalog on one storage: what a node's writer thread runs |
 //! | [`ring`], [`view`] | where chunks belong; who is here |
+//! | [`placement`] | why a chunk belongs where it belongs, for people |
+//! | [`health`] | one word for a cluster, and why |
 //! | [`swim`] | who is alive |
 //! | [`fetch`] | whom to ask for a chunk, in which order |
 //! | [`hint`] | where an owed copy goes when owners change |
+//! | [`replicator`] | what to send, fetch, vouch for, delete and re-hash, so that copies are where they belong |
 //! | [`quorum`] | when enough replicas have acknowledged, and whom to try instead |
 //! | [`wire`] | frames and sealed datagrams, with their limits |
 //! | [`api`] | the JSON shapes of the HTTP API |
@@ -28,12 +31,15 @@ pub mod catalog;
 pub mod chunk;
 pub mod chunker;
 pub mod fetch;
+pub mod health;
 pub mod hint;
 pub mod manifest;
 pub mod name;
 pub mod node_id;
+pub mod placement;
 pub mod quorum;
 pub mod replica;
+pub mod replicator;
 pub mod ring;
 pub mod roster;
 pub mod swim;

@@ -5,7 +5,7 @@
 //! decides who votes, the catalog what names mean; this file carries news from one to the other in
 //! the transaction in which it became true.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +13,19 @@ use minicbor::{Decode, Encode};
 
 use crate::catalog::command::{Command, CommandId, Outcome};
 use crate::catalog::electorate::{Electorate, HomeList};
+use crate::catalog::seen::Seen;
 use crate::catalog::storage::{Result, Storage};
 use crate::catalog::{self, Catalog, Transmit};
 use crate::name::Name;
 use crate::node_id::NodeId;
-use crate::roster::council::{self, Council, Peer};
+use crate::roster::council::{self, Council, ForgetRefused, Peer};
 use crate::roster::message::RequestId;
 use crate::roster::{self, DatabaseId, Roster};
 use crate::swim::Announcement;
 use crate::time::Instant;
 use crate::version::Dot;
 use crate::view::View;
+use crate::wire::MAX_CALL_BYTES;
 
 pub use crate::catalog::Unreachable;
 
@@ -55,11 +57,100 @@ pub enum Response {
     Council(#[n(0)] roster::message::Response),
 }
 
+/// Bytes that are no request or response of a replica.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed message of a replica: {0}")]
+pub struct Malformed(String);
+
+fn encode<T: Encode<()>>(message: &T) -> Vec<u8> {
+    minicbor::to_vec(message).expect("writing to a Vec cannot fail")
+}
+
+fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> std::result::Result<T, Malformed> {
+    if bytes.len() > MAX_CALL_BYTES {
+        return Err(Malformed("it is too long".into()));
+    }
+    minicbor::decode(bytes).map_err(|error| Malformed(error.to_string()))
+}
+
+fn malformed(error: impl ToString) -> Malformed {
+    Malformed(error.to_string())
+}
+
+impl Request {
+    /// The bytes that cross the wire.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Parses and checks what came over the wire.
+    ///
+    /// # Errors
+    /// If it is longer than any call, is no request, or holds what no replica sends.
+    pub fn from_bytes(bytes: &[u8]) -> std::result::Result<Self, Malformed> {
+        match decode(bytes)? {
+            Self::Catalog(request) => request.checked().map(Self::Catalog).map_err(malformed),
+            Self::Council(request) => match request.check() {
+                Ok(()) => Ok(Self::Council(request)),
+                Err(error) => Err(malformed(error)),
+            },
+        }
+    }
+}
+
+impl Response {
+    /// The bytes that cross the wire.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Parses and checks what came over the wire.
+    ///
+    /// # Errors
+    /// As for [`Request::from_bytes`].
+    pub fn from_bytes(bytes: &[u8]) -> std::result::Result<Self, Malformed> {
+        match decode(bytes)? {
+            Self::Catalog(response) => response.checked().map(Self::Catalog).map_err(malformed),
+            Self::Council(response) => match response.check() {
+                Ok(()) => Ok(Self::Council(response)),
+                Err(error) => Err(malformed(error)),
+            },
+        }
+    }
+}
+
+/// An operator's word on the roster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// This member is gone for good: the members decide on its removal. `Ok` says that this is under
+    /// way; [`Output::Roster`] shows when it is done.
+    Forget(NodeId),
+    /// These members are gone for good, and a majority with them: the others are the roster from now
+    /// on. `Ok` says that it is adopted here.
+    ForgetLost(BTreeSet<NodeId>),
+    /// This node is to leave. `Ok` says that nothing is known to it alone, so that it may say `left`;
+    /// to be asked again until then. What is asked about first is all it has seen at the first time.
+    Leave,
+}
+
+/// Why an operator's word was not followed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OperatorRefused {
+    /// A forget was not begun.
+    #[error(transparent)]
+    Forget(#[from] ForgetRefused),
+    /// It is too early to leave; ask again.
+    #[error("this node cannot leave yet: {0}")]
+    NotYet(String),
+}
+
 /// What a replica is told.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// The services ask; answered by one [`Output::Completed`].
     Command(CommandId, Command),
+    /// An operator asks; answered by one [`Output::Operated`].
+    Operator(CommandId, Operator),
     /// A peer asks; answered by at most one [`Output::Response`].
     Request {
         /// Who.
@@ -94,6 +185,11 @@ pub enum Input {
 pub enum Output {
     /// A command is answered.
     Completed(CommandId, Outcome),
+    /// An operator's word is followed, or not.
+    Operated(CommandId, std::result::Result<(), OperatorRefused>),
+    /// The members that seem lost for good changed, where a majority is; empty where none is. Health
+    /// says so: only [`Operator::ForgetLost`] helps.
+    MajorityLost(BTreeSet<NodeId>),
     /// Ask a member.
     Request {
         /// The member.
@@ -147,6 +243,9 @@ pub struct Replica {
     outputs: VecDeque<Output>,
     announced: Option<Announcement>,
     ready: Option<std::result::Result<(), String>>,
+    lost: BTreeSet<NodeId>,
+    /// What was seen when this node was first asked to leave.
+    leaving: Option<Seen>,
 }
 
 /// How a replica is opened.
@@ -182,6 +281,8 @@ impl Replica {
             outputs: VecDeque::new(),
             announced: None,
             ready: None,
+            lost: BTreeSet::new(),
+            leaving: None,
         };
         if let Some(roster) = replica.council.roster() {
             replica.outputs.push_back(Output::Roster(roster.clone()));
@@ -199,6 +300,10 @@ impl Replica {
         match input {
             Input::Command(id, command) => {
                 self.catalog.handle_command(storage, now, &self.council, id, command)?;
+            }
+            Input::Operator(id, word) => {
+                let done = self.operate(storage, now, word)?;
+                self.outputs.push_back(Output::Operated(id, done));
             }
             Input::Request { from, token, request: Request::Catalog(request) } => {
                 self.catalog.handle_request(storage, now, &self.council, from.node, token, request)?;
@@ -272,6 +377,25 @@ impl Replica {
         &self.catalog
     }
 
+    fn operate(
+        &mut self,
+        storage: &mut dyn Storage,
+        now: Instant,
+        word: Operator,
+    ) -> Result<std::result::Result<(), OperatorRefused>> {
+        Ok(match word {
+            Operator::Forget(node) => self.council.forget(storage, now, node)?.map_err(Into::into),
+            Operator::ForgetLost(lost) => self.council.forget_lost(storage, now, &lost)?.map_err(Into::into),
+            Operator::Leave => {
+                let seen = self.leaving.get_or_insert_with(|| self.catalog.seen().clone());
+                self.council
+                    .standing()
+                    .and(self.catalog.is_shared(storage, &self.council, seen)?)
+                    .map_err(OperatorRefused::NotYet)
+            }
+        })
+    }
+
     fn handle_response(
         &mut self,
         storage: &mut dyn Storage,
@@ -338,6 +462,11 @@ impl Replica {
         if self.ready.as_ref() != Some(&standing) {
             self.ready = Some(standing.clone());
             self.outputs.push_back(Output::Ready(standing));
+        }
+        let lost = self.council.lost_majority();
+        if self.lost != lost {
+            self.lost.clone_from(&lost);
+            self.outputs.push_back(Output::MajorityLost(lost));
         }
         while let Some(transmit) = self.catalog.poll_transmit() {
             match transmit {

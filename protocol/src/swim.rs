@@ -281,6 +281,11 @@ impl Swim {
         self.members.get(self.members.find(id)?)?.session.as_ref()?.announcement
     }
 
+    /// When each member was last heard from itself, in this process.
+    pub fn heard(&self) -> impl Iterator<Item = (NodeId, Instant)> {
+        self.members.iter().filter_map(|(_, m)| Some((m.id(), m.session.as_ref()?.heard)))
+    }
+
     /// Other members to be persisted, so that a restart finds them: whoever has not left.
     pub fn members(&self) -> impl Iterator<Item = (State, &Arc<Record>)> {
         self.members.iter().map(|(_, m)| (m.state(), &m.record)).filter(|(state, _)| *state != State::Left)

@@ -207,6 +207,18 @@ impl Node {
         Ok(serde_json::from_slice(&response.bytes().await?)?)
     }
 
+    /// All files that the node lists, page by page.
+    pub async fn list(&self) -> Result<Vec<api::FileEntry>> {
+        let mut files = Vec::new();
+        let mut query = String::new();
+        loop {
+            let page: api::Listing = self.json(&format!("/v1/files?limit=500{query}")).await?;
+            files.extend(page.files);
+            let Some(next) = page.next else { return Ok(files) };
+            query = format!("&after={next}");
+        }
+    }
+
     /// Whether `/readyz` says so.
     pub async fn is_ready(&self) -> bool {
         let url = format!("{}/readyz", self.url());

@@ -1,11 +1,7 @@
-//! `kepler cluster`, `events` and `version`.
+//! `kepler cluster` for looking, and `version`.
 
-use std::io::Write as _;
-
-use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
+use anyhow::Result;
 use kepler_protocol::api::{Cluster, NodeStatus};
-use reqwest::Method;
 use serde_json::json;
 
 use crate::client::Client;
@@ -38,7 +34,8 @@ pub async fn status(client: &Client, output: &Output) -> Result<()> {
     })
 }
 
-fn word(status: &impl serde::Serialize) -> String {
+/// How a state is written.
+pub fn word(status: &impl serde::Serialize) -> String {
     serde_json::to_value(status).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
@@ -79,24 +76,6 @@ pub async fn ring(client: &Client, output: &Output) -> Result<()> {
         text.push_str(&table(["NODE", "SHARE"], rows));
         text
     })
-}
-
-/// Follows what happens on the node: one line of JSON an event.
-pub async fn events(client: &Client) -> Result<()> {
-    let response = client.send(client.request(Method::GET, "/v1/events")).await?;
-    let mut stream = response.bytes_stream();
-    let mut rest = Vec::new();
-    while let Some(piece) = stream.next().await {
-        rest.extend_from_slice(&piece.map_err(|error| client.unreachable(&error))?);
-        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            if let Some(data) = String::from_utf8_lossy(&line).strip_prefix("data:") {
-                writeln!(std::io::stdout(), "{}", data.trim()).context("print")?;
-            }
-        }
-        anyhow::ensure!(rest.len() < 1 << 20, "the node sent an endless line");
-    }
-    Err(client.silent("the node ended the stream of events").into())
 }
 
 /// The version of this program and, if it answers, of the node.

@@ -1,9 +1,8 @@
-//! `kepler ls`, `rm`, `stat`, `cp`, `mv` and `locate`.
+//! `kepler ls`, `rm`, `stat`, `cp` and `mv`.
 
 use anyhow::{Context as _, Result};
 use kepler_protocol::api::{self, CopyRequest, FileEntry, Stat};
 use kepler_protocol::name::Name;
-use kepler_protocol::node_id::NodeId;
 use reqwest::Method;
 use serde_json::json;
 
@@ -135,26 +134,6 @@ pub async fn stat(client: &Client, output: &Output, name: &Name) -> Result<()> {
             ));
         }
         lines.join("\n")
-    })
-}
-
-/// Shows where a file's chunks belong and who holds them.
-pub async fn locate(client: &Client, output: &Output, name: &Name) -> Result<()> {
-    let stat: Stat = client.json(&stat_path(name)).await?;
-    let join = |nodes: &[NodeId]| nodes.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(" ");
-    output.print(&stat.chunks, |chunks| {
-        let rows = chunks.iter().map(|chunk| {
-            let missing: Vec<NodeId> =
-                chunk.owners.iter().filter(|owner| !chunk.holders.contains(owner)).copied().collect();
-            [
-                chunk.cid.to_string(),
-                chunk.size.map(size).unwrap_or_default(),
-                join(&chunk.owners),
-                join(&chunk.holders),
-                join(&missing),
-            ]
-        });
-        table(["CHUNK", "SIZE", "OWNERS", "HOLDERS", "MISSING ON"], rows)
     })
 }
 

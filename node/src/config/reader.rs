@@ -224,6 +224,12 @@ impl Reader {
             cluster_keys: keys.unwrap_or_default(),
             api_tokens: tokens.unwrap_or_default(),
             anonymous,
+            files: [&args.cluster_key_file, &args.api_token_file]
+                .into_iter()
+                .flatten()
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+                .collect(),
         };
         let bind = network.bind;
         let blamed = |faults: &[Fault], name: &str| faults.iter().any(|f| f.variable.starts_with(name));

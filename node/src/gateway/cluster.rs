@@ -8,7 +8,7 @@ use super::{Call, json, text};
 /// `GET /v1/cluster`
 pub(super) async fn cluster(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
-    json(&call.shared.files.cluster())
+    json(&call.shared.files.cluster().await)
 }
 
 /// `GET /v1/ring`

@@ -9,7 +9,7 @@ use warp::http::header::{self, HeaderName, HeaderValue};
 use warp::http::{HeaderMap, StatusCode};
 use warp::reply::Response;
 
-use crate::service::{BodyError, ReadError, WriteError};
+use crate::service::{BodyError, LocateError, OperatorError, ReadError, WriteError};
 
 /// The media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -259,6 +259,29 @@ pub fn read(error: ReadError) -> Failure {
         ),
         error @ ReadError::Manifest(_) => Failure::internal(&error.into()),
         ReadError::Store(cause) => Failure::internal(&cause),
+    }
+}
+
+/// Locate.
+pub fn locate(error: LocateError) -> Failure {
+    match error {
+        LocateError::Read(error) => read(error),
+        error @ LocateError::NotAMember(_) => Failure::bad_parameter(error.to_string()),
+    }
+}
+
+/// Leave, forget, verify.
+pub fn operator(error: OperatorError) -> Failure {
+    match error {
+        OperatorError::NotReady(why) => Failure::not_ready(&why),
+        error @ OperatorError::NotAMember(_) => {
+            Failure::not_found(format!("{error}: GET /v1/cluster lists them"))
+        }
+        OperatorError::Conflict(why) => Failure::new(StatusCode::CONFLICT, "conflict", "Conflict", why),
+        error @ OperatorError::Busy => {
+            Failure::too_many(format!("{error}: wait for it, or ask another node"))
+        }
+        OperatorError::Stopping => Failure::stopping(),
     }
 }
 

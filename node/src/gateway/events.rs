@@ -71,14 +71,7 @@ async fn relay(
 
 /// One event: its name is the `type` of its JSON.
 fn encode(event: &Event) -> Bytes {
-    let name = match event {
-        Event::Member { .. } => "member",
-        Event::Written { .. } => "written",
-        Event::Delivered { .. } => "delivered",
-        Event::Quarantined { .. } => "quarantined",
-        Event::Roster { .. } => "roster",
-        Event::Ready { .. } => "ready",
-    };
+    let name = event.kind();
     // JSON has no line breaks outside strings, and inside it escapes them.
     let data = serde_json::to_string(event).expect("an event is text and numbers");
     format!("event: {name}\ndata: {data}\n\n").into()
@@ -106,15 +99,23 @@ mod tests {
     fn the_name_of_an_event_is_its_type() {
         let name: kepler_protocol::name::Name = "a".parse().unwrap();
         let node = "n".parse().unwrap();
+        let cid = kepler_protocol::chunk::ChunkId::of(kepler_protocol::chunk::Codec::Raw, b"");
         let events = [
             Event::Member { node, status: kepler_protocol::api::Status::Dead },
-            Event::Written { name, version: "v".to_owned(), deleted: false },
+            Event::Written { name: name.clone(), version: "v".to_owned(), deleted: false },
             Event::Delivered { node, chunks: 1 },
-            Event::Quarantined {
-                cid: kepler_protocol::chunk::ChunkId::of(kepler_protocol::chunk::Codec::Raw, b""),
-            },
+            Event::Quarantined { cid },
             Event::Roster { number: 1, members: vec![] },
             Event::Ready { ready: true },
+            Event::RepairStarted { node, chunks: 1 },
+            Event::Repaired { node, chunks: 1, bytes: 2 },
+            Event::Moved { cid, from: node, to: node, bytes: 2 },
+            Event::Released { chunks: 1 },
+            Event::Collected { chunks: 1, bytes: 2 },
+            Event::Scrubbed { checked: 1, bad: 0 },
+            Event::Conflict { name: name.clone() },
+            Event::Leaving { node, left_chunks: 1 },
+            Event::Health { status: kepler_protocol::api::HealthStatus::AtRisk },
         ];
         for event in events {
             let text = String::from_utf8(encode(&event).to_vec()).unwrap();

@@ -96,7 +96,7 @@ pub(super) async fn get(call: Call) -> Result<Response, Failure> {
         warp::reply::stream(Download::new(Box::pin(first.chain(bytes)))).into_response()
     };
     *response.status_mut() = if not_modified { StatusCode::NOT_MODIFIED } else { status };
-    describe(&mut response, &file, &tag, call.shared.config.access.tokens.is_empty());
+    describe(&mut response, &file, &tag, call.shared.config.access.get().tokens.is_empty());
     if not_modified {
         return Ok(response);
     }

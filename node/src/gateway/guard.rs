@@ -1,11 +1,12 @@
 //! Who may ask at all: foreign hosts, foreign pages, missing tokens.
 //!
 //! Checked before routing, in this order: size of the head (431), `Host` (421: DNS rebinding),
-//! `Origin` (403: pages of others), token (401), `Kepler-Client` on POST without a token (403: a
-//! foreign page can send a simple POST, but no header of its own). There is no CORS: a preflight is
+//! `Origin` (403: pages of others), token (401), `Kepler-Client` on POST and on costly reads without a
+//! token (403: a foreign page can send a simple request, but no header of its own). There is no CORS: a preflight is
 //! answered like any other request that is not taken.
 
 use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use warp::http::header::{self, HeaderMap};
 use warp::http::{Method, StatusCode, Uri, Version};
@@ -21,6 +22,28 @@ pub struct Access {
     pub tokens: ApiTokens,
     /// What requests without a token may do.
     pub anonymous: Anonymous,
+}
+
+/// The present [`Access`] of a gateway: changed while it runs; cheap to clone, and all clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Door(Arc<RwLock<Access>>);
+
+impl Door {
+    /// From now on.
+    pub fn set(&self, access: Access) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = access;
+    }
+
+    /// Now.
+    pub fn get(&self) -> RwLockReadGuard<'_, Access> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Access> for Door {
+    fn from(access: Access) -> Self {
+        Self(Arc::new(RwLock::new(access)))
+    }
 }
 
 /// The head of a request and where it arrived.
@@ -128,7 +151,8 @@ fn token(head: &Head<'_>, access: &Access) -> Result<(), Failure> {
     if head.route.is_some_and(Route::is_public) {
         return Ok(());
     }
-    let reads = matches!(*head.method, Method::GET | Method::HEAD);
+    let costly = head.route.is_some_and(Route::is_costly);
+    let reads = matches!(*head.method, Method::GET | Method::HEAD) && !costly;
     let mut authorizations = head.headers.get_all(header::AUTHORIZATION).iter();
     let first = authorizations.next();
     if !access.tokens.is_empty() && first.is_some() {
@@ -151,12 +175,12 @@ fn token(head: &Head<'_>, access: &Access) -> Result<(), Failure> {
         };
         return Err(unauthorized(why, "Bearer realm=\"kepler\""));
     }
-    if *head.method == Method::POST && !head.headers.contains_key("kepler-client") {
+    if (*head.method == Method::POST || costly) && !head.headers.contains_key("kepler-client") {
         return Err(Failure::new(
             StatusCode::FORBIDDEN,
             "client-header-missing",
             "Client header missing",
-            "a POST without a token needs a Kepler-Client header of any value, which no foreign page can send",
+            "without a token this call needs a Kepler-Client header of any value, which no foreign page can send",
         ));
     }
     Ok(())

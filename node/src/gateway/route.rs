@@ -6,8 +6,10 @@
 /// What a path asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// `/`
+    /// `/`, and the screens of the browser UI: its page reads its own address
     Page,
+    /// `/_app/{path}`: files of the browser UI
+    Asset,
     /// `/healthz`
     Healthz,
     /// `/readyz`
@@ -36,12 +38,30 @@ pub enum Route {
     Status,
     /// `/v1/events`
     Events,
+    /// `/v1/health`
+    Health,
+    /// `/v1/locate/{name}`
+    Locate,
+    /// `/v1/verify`
+    Verify,
+    /// `/v1/scrub`
+    Scrub,
+    /// `/v1/repair`
+    Repair,
+    /// `/v1/cluster/leave`
+    Leave,
+    /// `/v1/cluster/forget/{node}`
+    Forget,
 }
+
+/// First segments of the UI's screens (the folders of `frontend/src/routes`).
+const SCREENS: [&str; 7] = ["activity", "cluster", "connect", "file", "files", "nodes", "settings"];
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 23] = [
         Self::Page,
+        Self::Asset,
         Self::Healthz,
         Self::Readyz,
         Self::Metrics,
@@ -56,6 +76,13 @@ impl Route {
         Self::Ring,
         Self::Status,
         Self::Events,
+        Self::Health,
+        Self::Locate,
+        Self::Verify,
+        Self::Scrub,
+        Self::Repair,
+        Self::Leave,
+        Self::Forget,
     ];
 
     /// The route of a raw path, and what follows its prefix.
@@ -68,13 +95,15 @@ impl Route {
                 _ => {}
             }
         }
-        None
+        let screen = path.strip_prefix('/')?.split('/').next()?;
+        SCREENS.contains(&screen).then_some((Self::Page, path))
     }
 
     /// How the API's description writes it.
     pub const fn pattern(self) -> &'static str {
         match self {
             Self::Page => "/",
+            Self::Asset => "/_app/{path}",
             Self::Healthz => "/healthz",
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
@@ -89,6 +118,13 @@ impl Route {
             Self::Ring => "/v1/ring",
             Self::Status => "/v1/status",
             Self::Events => "/v1/events",
+            Self::Health => "/v1/health",
+            Self::Locate => "/v1/locate/{name}",
+            Self::Verify => "/v1/verify",
+            Self::Scrub => "/v1/scrub",
+            Self::Repair => "/v1/repair",
+            Self::Leave => "/v1/cluster/leave",
+            Self::Forget => "/v1/cluster/forget/{node}",
         }
     }
 
@@ -97,9 +133,10 @@ impl Route {
         match self {
             Self::Files => "GET, HEAD, POST",
             Self::File => "GET, HEAD, PUT, DELETE",
-            Self::Copy | Self::Move => "POST",
-            Self::Events => "GET",
+            Self::Copy | Self::Move | Self::Scrub | Self::Repair | Self::Leave | Self::Forget => "POST",
+            Self::Events | Self::Verify => "GET",
             Self::Page
+            | Self::Asset
             | Self::Healthz
             | Self::Readyz
             | Self::Metrics
@@ -108,13 +145,20 @@ impl Route {
             | Self::Ipfs
             | Self::Cluster
             | Self::Ring
-            | Self::Status => "GET, HEAD",
+            | Self::Status
+            | Self::Health
+            | Self::Locate => "GET, HEAD",
         }
+    }
+
+    /// Whether a request that reads is so dear that it is guarded like one that writes.
+    pub const fn is_costly(self) -> bool {
+        matches!(self, Self::Verify)
     }
 
     /// Whether it answers without a token, whatever is configured: it tells nothing of the files.
     pub const fn is_public(self) -> bool {
-        matches!(self, Self::Page | Self::Healthz | Self::Readyz)
+        matches!(self, Self::Page | Self::Asset | Self::Healthz | Self::Readyz)
     }
 }
 
@@ -125,12 +169,33 @@ mod tests {
     #[test]
     fn each_path_has_one_route() {
         for route in Route::ALL {
-            let path = route.pattern().replace("{name}", "a/b").replace("{cid}", "bafy");
+            let path = route
+                .pattern()
+                .replace("{name}", "a/b")
+                .replace("{cid}", "bafy")
+                .replace("{node}", "a")
+                .replace("{path}", "a.js");
             assert_eq!(Route::of(&path).map(|(found, _)| found), Some(route), "{path}");
         }
         assert_eq!(Route::of("/v1/files/"), Some((Route::File, "")));
         assert_eq!(Route::of("/v1/files//a"), Some((Route::File, "/a")));
-        for unknown in ["", "/v1", "/v1/", "/v1/Files", "/v1/cluster/", "/v2/files/a", "/ipfs", "//"] {
+        for screen in ["/files", "/files/a/b", "/file/a.js", "/cluster", "/nodes/node-a", "/settings"] {
+            assert_eq!(Route::of(screen), Some((Route::Page, screen)));
+        }
+        for unknown in [
+            "/filesystem",
+            "/Cluster",
+            "cluster",
+            "/_app",
+            "",
+            "/v1",
+            "/v1/",
+            "/v1/Files",
+            "/v1/cluster/",
+            "/v2/files/a",
+            "/ipfs",
+            "//",
+        ] {
             assert_eq!(Route::of(unknown), None, "{unknown}");
         }
     }

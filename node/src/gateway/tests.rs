@@ -4,5 +4,6 @@ mod calls;
 mod client;
 mod connections;
 mod fake;
+mod operations;
 mod problems;
 mod security;

@@ -215,6 +215,10 @@ impl Driver {
                 }
             }
             Command::StreamProbed(token, ok) => self.swim.handle_stream_probe(now, token, ok),
+            Command::Heard(answer) => {
+                let heard = self.swim.heard().map(|(node, at)| (node, now.since(at)));
+                let _ = answer.send(heard.collect());
+            }
             Command::Counters(answer) => {
                 let _ = answer.send((self.swim.counters(), self.swim.health()));
             }
@@ -247,7 +251,7 @@ impl Driver {
         }
     }
 
-    fn translate(&self, event: swim::Event) -> Event {
+    fn translate(&mut self, event: swim::Event) -> Event {
         match event {
             swim::Event::PushPull { to } => Event::PushPull { to, payload: self.swim.exchange_payload() },
             swim::Event::StreamProbe { target, token } => Event::StreamProbe { to: target, token },

@@ -14,6 +14,7 @@ use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
 use kepler_protocol::view::{State, View};
 use kepler_protocol::wire::load::Load;
+use kepler_protocol::wire::operations::Question;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -22,7 +23,9 @@ use super::peers;
 use crate::gossip;
 use crate::replication::catalog::CatalogHandle;
 use crate::replication::electorate::Electors;
+use crate::replication::healer;
 use crate::service::cluster::ClusterService;
+use crate::service::operations::Operator;
 use crate::service::unix_millis;
 use crate::store::{self, Resident, Store};
 use crate::swarm::{self, Inbound, Refusal};
@@ -76,6 +79,7 @@ impl Resident for Seated {
 pub(super) struct Doors {
     pub(super) store: Store,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) healer: healer::Handle,
 }
 
 fn refuse(error: &store::WriteError) -> Refusal {
@@ -132,6 +136,13 @@ impl swarm::ChunkStore for Doors {
         }
     }
 
+    async fn mark_recovered(&self, id: ChunkId) -> Result<(), Refusal> {
+        self.store.mark_recovered(id).await.map_err(|error| {
+            warn!(chunk = %id, %error, "could not note that references may be lost");
+            Refusal::Failed
+        })
+    }
+
     async fn read(&self, id: ChunkId) -> Result<Option<Chunk>, Refusal> {
         match self.store.read(id).await {
             Ok(chunk) => Ok(Some(chunk)),
@@ -140,6 +151,7 @@ impl swarm::ChunkStore for Doors {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
                 self.metrics.disk.quarantined.inc();
                 self.store.quarantine(id).await.map_err(|e| refuse(&e))?;
+                self.healer.report_lost(id);
                 Err(Refusal::Corrupt)
             }
             Err(error) => {
@@ -274,7 +286,9 @@ pub(super) async fn inbound(
     mut calls: mpsc::Receiver<Inbound>,
     gossip: gossip::Handle,
     catalog: CatalogHandle,
+    healer: healer::Handle,
     store: Store,
+    operator: Operator,
     tasks: Tasks,
 ) {
     let stop = tasks.stop().clone();
@@ -289,6 +303,20 @@ pub(super) async fn inbound(
                 });
             }
             swarm::Service::Catalog => catalog.inbound(call).await,
+            swarm::Service::Replicator => healer.inbound(call),
+            swarm::Service::Operations => {
+                let operator = operator.clone();
+                tasks.spawn(async move {
+                    let Ok(question) = minicbor::decode::<Question>(&call.body) else {
+                        debug!(peer = %call.from.node, "a question that is not known");
+                        return;
+                    };
+                    if let Some(answer) = operator.answer(question).await {
+                        let answer = minicbor::to_vec(&answer).expect("an answer of ours encodes");
+                        call.reply.send(answer.into());
+                    }
+                });
+            }
             swarm::Service::Load => {
                 let store = store.clone();
                 tasks.spawn(async move {

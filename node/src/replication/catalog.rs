@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Command, CommandId, Outcome};
-use kepler_protocol::replica::{Input, Output, Request, Response, Unreachable};
+use kepler_protocol::replica::{Input, Operator, OperatorRefused, Output, Request, Response, Unreachable};
 use kepler_protocol::roster::council::Peer;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
@@ -61,6 +61,7 @@ struct Waiting {
     next: AtomicU64,
     commands: Mutex<BTreeMap<CommandId, oneshot::Sender<Outcome>>>,
     replies: Mutex<Replies>,
+    words: Mutex<BTreeMap<CommandId, oneshot::Sender<Result<(), OperatorRefused>>>>,
 }
 
 /// Who waits for an answer, by token; tokens rise, so the first is the oldest.
@@ -140,15 +141,32 @@ impl CatalogHandle {
         self.seat.send(input).await.map_err(|_| CommandError::Stopped)
     }
 
+    /// Hands an operator's word to the catalog and waits for what becomes of it.
+    ///
+    /// # Errors
+    /// The refusal; `None` when there is no catalog any more.
+    pub async fn operate(&self, word: Operator) -> Result<(), Option<OperatorRefused>> {
+        let id = CommandId(self.waiting.next.fetch_add(1, Ordering::Relaxed));
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.words.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        let handed = self.tell(Input::Operator(id, word)).await;
+        let answered = match handed {
+            Ok(()) => receiver.await.map_err(|_| None),
+            Err(_) => Err(None),
+        };
+        self.waiting.words.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        answered?.map_err(Some)
+    }
+
     /// Hands a peer's request to the catalog. One that cannot be taken is dropped: the peer is told so.
     pub async fn inbound(&self, inbound: Inbound) {
         if self.backlog.is_full() {
             debug!(peer = %inbound.from.node, "a request is dropped: too much waits");
             return;
         }
-        let Ok(request) = minicbor::decode::<Request>(&inbound.body) else {
-            debug!(peer = %inbound.from.node, "a request that does not parse");
-            return;
+        let request = match Request::from_bytes(&inbound.body) {
+            Ok(request) => request,
+            Err(error) => return debug!(peer = %inbound.from.node, %error, "a request that does not parse"),
         };
         let token = self.waiting.next.fetch_add(1, Ordering::Relaxed);
         let from = Peer { node: inbound.from.node, key: inbound.from.key };
@@ -208,6 +226,7 @@ impl Driver {
         // Whoever still waits is told that there is nobody left to answer.
         self.handle.waiting.commands.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.handle.waiting.replies.lock().unwrap_or_else(PoisonError::into_inner).0.clear();
+        self.handle.waiting.words.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     async fn carry_out(&self, output: Output) {
@@ -224,12 +243,16 @@ impl Driver {
             }
             Output::Request { to, id, request, deadline } => {
                 let (swarm, handle) = (self.swarm.clone(), self.handle.clone());
-                let body = Bytes::from(minicbor::to_vec(&request).expect("a request of ours encodes"));
+                let body = Bytes::from(request.to_bytes());
                 self.tasks.spawn(async move {
                     let answer = swarm.call(to, swarm::Service::Catalog, body, deadline).await;
                     let result = answer
                         .map_err(|error| debug!(peer = %to, %error, "no answer"))
-                        .and_then(|body| minicbor::decode::<Response>(&body).map_err(|_| ()))
+                        .and_then(|body| {
+                            let parsed = Response::from_bytes(&body);
+                            parsed
+                                .map_err(|error| debug!(peer = %to, %error, "an answer that does not parse"))
+                        })
                         .map_err(|()| Unreachable);
                     let _ = handle.tell(Input::Response { id, from: to, result }).await;
                 });
@@ -237,8 +260,21 @@ impl Driver {
             Output::Response { token, response } => {
                 let waiting = &self.handle.waiting.replies;
                 if let Some(reply) = waiting.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&token) {
-                    reply.send(Bytes::from(minicbor::to_vec(&response).expect("a response of ours encodes")));
+                    reply.send(Bytes::from(response.to_bytes()));
                 }
+            }
+            Output::Operated(id, result) => {
+                let waiting = &self.handle.waiting.words;
+                if let Some(sender) = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
+                    let _ = sender.send(result);
+                }
+            }
+            Output::MajorityLost(lost) if lost.is_empty() => info!("a majority of the roster is here again"),
+            Output::MajorityLost(lost) => {
+                warn!(
+                    ?lost,
+                    "a majority of the roster seems lost for good: only `kepler cluster forget --lost` helps then"
+                );
             }
             Output::Roster(roster) => {
                 info!(number = roster.number, members = roster.members.len(), "roster adopted");

@@ -3,6 +3,7 @@
 //! Whom to try and when enough have acknowledged is decided by [`Placement`]; this file carries
 //! it out. Every byte that leaves here is verified against its id.
 
+mod background;
 mod fetch;
 
 use std::collections::BTreeMap;
@@ -11,14 +12,14 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use kepler_protocol::api::Durability;
+use kepler_protocol::api::{self, Durability};
 use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::quorum::{self, Placement};
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
 use kepler_protocol::view::View;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::AbortHandle;
 use tracing::debug;
 
@@ -131,6 +132,7 @@ struct Inner {
     view: watch::Receiver<Arc<View>>,
     electors: watch::Receiver<Electors>,
     metrics: Arc<Metrics>,
+    events: broadcast::Sender<api::Event>,
     tasks: Tasks,
     /// Smoothed seconds that fetches from each member took.
     latency: Mutex<BTreeMap<NodeId, f64>>,
@@ -167,6 +169,8 @@ pub struct Parts {
     pub electors: watch::Receiver<Electors>,
     /// What moved.
     pub metrics: Arc<Metrics>,
+    /// What happens, for people.
+    pub events: broadcast::Sender<api::Event>,
     /// Where tasks are spawned.
     pub tasks: Tasks,
 }
@@ -174,7 +178,7 @@ pub struct Parts {
 impl Chunks {
     /// The way to chunks of one node.
     pub fn new(parts: Parts) -> Self {
-        let Parts { me, ack_grace, store, swarm, view, electors, metrics, tasks } = parts;
+        let Parts { me, ack_grace, store, swarm, view, electors, metrics, events, tasks } = parts;
         let inner = Inner {
             me,
             ack_grace,
@@ -183,6 +187,7 @@ impl Chunks {
             view,
             electors,
             metrics,
+            events,
             tasks,
             latency: Mutex::default(),
             uploads: Budget::new(UPLOAD_BYTES),
@@ -334,20 +339,14 @@ impl Chunks {
                 self.fetch(id, None).await?
             }
         };
-        self.push(target, chunk, &[dot], Purpose::Client).await.map_err(PlaceError::from)
+        self.push(target, chunk, &[dot]).await.map_err(PlaceError::from)
     }
 
-    async fn push(
-        &self,
-        target: NodeId,
-        chunk: Chunk,
-        dots: &[Dot],
-        purpose: Purpose,
-    ) -> Result<(), TransferError> {
+    async fn push(&self, target: NodeId, chunk: Chunk, dots: &[Dot]) -> Result<(), TransferError> {
         let inner = &self.inner;
         let (bytes, started) = (chunk.bytes().len() as u64, inner.store.now());
         let result = inner.swarm.push(target, chunk, dots).await;
-        self.count(Direction::Out, purpose, result.is_ok().then_some(bytes), started);
+        self.count(Direction::Out, Purpose::Client, result.is_ok().then_some(bytes), started);
         result
     }
 
@@ -362,27 +361,10 @@ impl Chunks {
         }
     }
 
-    /// Sends a chunk that is owed to `target`, from here or from wherever it is. What is owed to this
-    /// node is fetched.
-    ///
-    /// # Errors
-    /// When no copy can be had, or the target does not take it.
-    pub async fn deliver(&self, target: NodeId, id: ChunkId, dots: &[Dot]) -> anyhow::Result<()> {
-        let inner = &self.inner;
-        if target == inner.me {
-            if matches!(inner.store.adopt(id, dots).await, Ok(true)) {
-                return Ok(());
-            }
-            let _share = inner.background.take(UNKNOWN_BYTES).await;
-            let chunk = self.fetch(id, None).await?;
-            return Ok(inner.store.put(chunk, dots).await?);
-        }
-        if inner.swarm.adopt(target, id, dots).await? {
-            return Ok(());
-        }
-        let _share = inner.background.take(UNKNOWN_BYTES).await;
-        let chunk = self.fetch(id, None).await?;
-        Ok(self.push(target, chunk, dots, Purpose::Background).await?)
+    /// Tells people that a copy here was set aside.
+    pub fn note_quarantined(&self, id: ChunkId) {
+        self.inner.metrics.disk.quarantined.inc();
+        let _ = self.inner.events.send(api::Event::Quarantined { cid: id });
     }
 
     /// Who of the reachable members holds each of `ids`, this node included, in the order of `ids`.

@@ -36,6 +36,10 @@ const SETTLE_BATCH: usize = 256;
 /// How often rows are looked for whose target the roster does not know.
 const RE_AIM_EVERY: Duration = Duration::from_secs(30);
 
+/// How long a member that turned alive is tried without back-off: it may take a moment longer to see this
+/// node alive, and refuses it until then. What failed while it was away says nothing of now.
+const WELCOME: Duration = Duration::from_secs(15);
+
 /// How often the queue is looked at when nothing announces work.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -66,19 +70,23 @@ impl Sender {
     pub async fn run(mut self) {
         let stop = self.tasks.stop().clone();
         let mut alive = BTreeSet::new();
+        let mut returned: BTreeMap<NodeId, Instant> = BTreeMap::new();
         let mut lanes: BTreeMap<NodeId, tokio::task::JoinHandle<()>> = BTreeMap::new();
         let mut re_aimed: Option<(u64, Instant)> = None;
         while !stop.is_cancelled() {
             let view = self.view.borrow_and_update().clone();
             let now_alive: BTreeSet<NodeId> =
                 view.members().filter(|m| m.state.is_on_ring()).map(|m| m.id).collect();
-            for returned in now_alive.difference(&alive) {
-                if let Err(error) = self.store.retry_now(*returned).await {
-                    warn!(peer = %returned, %error, "could not make owed copies due");
-                }
-            }
+            let at = self.store.now();
+            returned.extend(now_alive.difference(&alive).map(|node| (*node, at)));
+            returned.retain(|node, since| now_alive.contains(node) && at.since(*since) < WELCOME);
             alive = now_alive;
             lanes.retain(|_, lane| !lane.is_finished());
+            for node in returned.keys().filter(|node| !lanes.contains_key(node)) {
+                if let Err(error) = self.store.retry_now(*node).await {
+                    warn!(peer = %node, %error, "could not make owed copies due");
+                }
+            }
             let (now, number) = (self.store.now(), self.electors.borrow().roster().map_or(0, |r| r.number));
             if re_aimed.is_none_or(|(by, at)| by != number || now.since(at) >= RE_AIM_EVERY) {
                 re_aimed = Some((number, now));

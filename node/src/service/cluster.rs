@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kepler_protocol::api;
 use kepler_protocol::node_id::NodeId;
@@ -9,14 +10,19 @@ use kepler_protocol::time::UnixMillis;
 use kepler_protocol::view::View;
 use tokio::sync::watch;
 
+use crate::gossip;
 use crate::replication::electorate::Electors;
 use crate::swarm;
+
+/// How long gossip has to say whom it heard; it answers within moments.
+const HEARD_WITHIN: Duration = Duration::from_millis(500);
 
 /// Describes the cluster as this node sees it.
 pub struct ClusterService {
     me: NodeId,
     view: watch::Receiver<Arc<View>>,
     swarm: swarm::Handle,
+    gossip: gossip::Handle,
     /// Bytes each member said it uses, and when it was last heard from.
     heard: Mutex<BTreeMap<NodeId, Heard>>,
 }
@@ -32,8 +38,19 @@ pub struct Heard {
 
 impl ClusterService {
     /// A describer of what `view` says.
-    pub fn new(me: NodeId, view: watch::Receiver<Arc<View>>, swarm: swarm::Handle) -> Self {
-        Self { me, view, swarm, heard: Mutex::default() }
+    pub fn new(
+        me: NodeId,
+        view: watch::Receiver<Arc<View>>,
+        swarm: swarm::Handle,
+        gossip: gossip::Handle,
+    ) -> Self {
+        Self { me, view, swarm, gossip, heard: Mutex::default() }
+    }
+
+    /// How long ago each member's last datagram came; empty where gossip does not say so at once.
+    pub async fn heard_lately(&self) -> BTreeMap<NodeId, Duration> {
+        let heard = tokio::time::timeout(HEARD_WITHIN, self.gossip.heard()).await;
+        heard.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// Notes that a member was heard from just now.
@@ -55,14 +72,15 @@ impl ClusterService {
         self.swarm.stats().in_flight as u64
     }
 
-    /// `GET /v1/cluster`.
-    pub fn describe(&self, electors: &Electors) -> api::Cluster {
+    /// `GET /v1/cluster`. `lately`: how long ago members' datagrams came.
+    pub fn describe(&self, electors: &Electors, lately: &BTreeMap<NodeId, Duration>) -> api::Cluster {
         let view = self.view.borrow().clone();
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let now = UnixMillis(super::unix_millis());
         let members = view.members().map(|member| {
             let heard = heard.get(&member.id).copied().unwrap_or_default();
-            let last_seen = if member.id == self.me { Some(now) } else { heard.at };
+            let datagram = lately.get(&member.id).map(|ago| UnixMillis(now.0.saturating_sub(millis(*ago))));
+            let last_seen = if member.id == self.me { Some(now) } else { heard.at.max(datagram) };
             api::MemberInfo {
                 id: member.id,
                 status: member.state,
@@ -98,6 +116,10 @@ impl ClusterService {
                 .collect(),
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn ring_info(view: &View, electors: &Electors) -> api::RingInfo {

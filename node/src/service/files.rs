@@ -1,10 +1,11 @@
 //! [`Service`]: the one implementation of [`Files`] that serves clients.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Command, Consistency, Outcome, Precondition};
-use kepler_protocol::chunk::{Chunk, ChunkId, Codec};
+use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::chunker::ChunkSize;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
@@ -13,9 +14,12 @@ use kepler_protocol::version::{Dot, Version};
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::cluster::ClusterService;
-use super::download::Dag;
+use super::operations::Operator;
 use super::refusal::refused;
-use super::{Body, Files, ListQuery, OpenFile, PutRequest, ReadError, WriteError};
+use super::{
+    Body, Files, ListQuery, LocateError, OpenFile, OperatorError, PutRequest, ReadError, VerifyStream,
+    WriteError,
+};
 use crate::replication::catalog::CatalogHandle;
 use crate::replication::chunks::{Chunks, Unavailable};
 use crate::replication::electorate::Electors;
@@ -36,6 +40,7 @@ pub struct Service {
     pub(super) chunks: Chunks,
     pub(super) electors: watch::Receiver<Electors>,
     pub(super) cluster: Arc<ClusterService>,
+    pub(super) operator: Operator,
     pub(super) chunk_size: ChunkSize,
     pub(super) tasks: Tasks,
     pub(super) started: Instant,
@@ -56,6 +61,8 @@ pub struct Parts {
     pub electors: watch::Receiver<Electors>,
     /// Members and ring, for people.
     pub cluster: Arc<ClusterService>,
+    /// Health and the operator's verbs.
+    pub operator: Operator,
     /// `CHUNK_SIZE_MB`.
     pub chunk_size: ChunkSize,
     /// Where tasks are spawned.
@@ -69,10 +76,32 @@ pub struct Parts {
 impl Service {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, catalog, chunks, electors, cluster, chunk_size, tasks, events, queue_grew } =
-            parts;
+        let Parts {
+            store,
+            catalog,
+            chunks,
+            electors,
+            cluster,
+            operator,
+            chunk_size,
+            tasks,
+            events,
+            queue_grew,
+        } = parts;
         let started = store.now();
-        Self { store, catalog, chunks, electors, cluster, chunk_size, tasks, started, events, queue_grew }
+        Self {
+            store,
+            catalog,
+            chunks,
+            electors,
+            cluster,
+            operator,
+            chunk_size,
+            tasks,
+            started,
+            events,
+            queue_grew,
+        }
     }
 
     /// Refuses listings while this node is not ready: what it knows may be behind. Reads of names need
@@ -134,19 +163,7 @@ impl Files for Service {
 
     async fn stat(&self, name: &Name) -> Result<api::Stat, ReadError> {
         let (head, found) = self.head(name, None).await?;
-        let content = head.content.as_ref().ok_or_else(|| ReadError::NotFound(name.to_string()))?;
-        if content.chunks > MAX_STAT_CHUNKS {
-            return Err(ReadError::TooManyChunks { chunks: content.chunks, most: MAX_STAT_CHUNKS });
-        }
-        let (mut dag, mut nodes) = (Vec::new(), Vec::new());
-        let mut walk = Dag::new(content, head.dot)?;
-        while let Some((id, size)) = self.next_of(&mut walk).await? {
-            match id.codec() {
-                Codec::Raw => dag.push((id, size)),
-                Codec::DagPb => nodes.push((id, size)),
-            }
-        }
-        dag.append(&mut nodes);
+        let dag = self.chunks_of(&head, MAX_STAT_CHUNKS).await?;
         let view = self.chunks.view();
         let wanted = self.electors.borrow().replicas().map_or(1, |(wanted, _)| wanted);
         let mut chunks = Vec::with_capacity(dag.len());
@@ -204,8 +221,37 @@ impl Files for Service {
         })
     }
 
-    fn cluster(&self) -> api::Cluster {
-        self.cluster.describe(&self.electors.borrow())
+    async fn locate(&self, name: &Name, if_down: Option<NodeId>) -> Result<api::Located, LocateError> {
+        self.located(name, if_down).await
+    }
+
+    async fn health(&self) -> api::Health {
+        self.operator.health().await
+    }
+
+    async fn scrub(&self, request: api::ScrubRequest) -> api::Accepted {
+        self.operator.scrub(request).await
+    }
+
+    async fn repair(&self, request: api::RepairRequest) -> api::Accepted {
+        self.operator.repair(request).await
+    }
+
+    async fn leave(&self) -> Result<api::Accepted, OperatorError> {
+        self.operator.leave().await
+    }
+
+    async fn forget(&self, nodes: BTreeSet<NodeId>, lost: bool) -> Result<api::Accepted, OperatorError> {
+        self.operator.forget(&nodes, lost).await
+    }
+
+    fn verify(&self, all: bool) -> Result<VerifyStream, OperatorError> {
+        self.verification(all)
+    }
+
+    async fn cluster(&self) -> api::Cluster {
+        let heard = self.cluster.heard_lately().await;
+        self.cluster.describe(&self.electors.borrow(), &heard)
     }
 
     fn ring(&self) -> api::RingDump {
@@ -240,6 +286,8 @@ impl Files for Service {
             },
             files: usage.files,
             transfers: self.cluster.transfers(),
+            healing: self.operator.healing().health().await.ok(),
+            bandwidth: self.operator.healing().bandwidth(),
         })
     }
 

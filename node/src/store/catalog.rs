@@ -245,6 +245,23 @@ pub(crate) fn survivors(db: &Connection, name: &Name) -> std::result::Result<Vec
     Ok(found)
 }
 
+/// Whether a surviving version has this dot, published or not.
+pub(crate) fn survives(db: &Connection, dot: &Dot) -> std::result::Result<bool, DatabaseError> {
+    let mut statement =
+        db.prepare_cached("SELECT 1 FROM files WHERE owner_node = ?1 AND generation = ?2 AND sequence = ?3")?;
+    Ok(statement.exists(dot_params(dot))?)
+}
+
+/// What is seen of one origin.
+pub(crate) fn seen_of(
+    db: &Connection,
+    origin: &Origin,
+) -> std::result::Result<Option<SeenSet>, DatabaseError> {
+    let mut statement =
+        db.prepare_cached("SELECT record FROM seen WHERE owner_node = ?1 AND generation = ?2")?;
+    one(&mut statement, params![origin.node.as_str(), generation(origin)], |row| decode(row.get_ref(0)?))
+}
+
 /// Fills the column `chunk_ids` of a surviving version.
 pub(crate) fn note_links(db: &Connection, dot: &Dot, links: &str) -> std::result::Result<(), DatabaseError> {
     db.prepare_cached(

@@ -325,7 +325,8 @@ pub(super) fn insert_row(
     let inserted = db
         .prepare_cached(
             "INSERT INTO chunks (id, size, path, created_at, verified_at, recovered, packed)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6 OR EXISTS (SELECT 1 FROM lost_references WHERE chunk_id = ?1), ?7)
+             ON CONFLICT DO NOTHING",
         )?
         .execute(params![
             text,

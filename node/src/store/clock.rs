@@ -33,6 +33,13 @@ impl Clock {
         self.before + boot_time().saturating_sub(self.origin)
     }
 
+    /// When the running time that the database keeps is reached, by [`Clock::now`]; the opening of the
+    /// store if it was before that.
+    pub(crate) fn instant_of(&self, running_millis: i64) -> Instant {
+        let at = Duration::from_millis(u64::try_from(running_millis).unwrap_or(0));
+        Instant::ZERO + at.saturating_sub(self.before)
+    }
+
     /// Running time as the database keeps it.
     pub(crate) fn running_millis(&self) -> i64 {
         to_millis(self.running())
@@ -47,6 +54,11 @@ fn boot_time() -> Duration {
 /// A duration in whole milliseconds, as the database keeps it.
 pub(crate) fn to_millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The running time since `then`, both as the database keeps it.
+pub(crate) fn elapsed(now: i64, then: i64) -> Duration {
+    Duration::from_millis(u64::try_from(now.saturating_sub(then)).unwrap_or(0))
 }
 
 /// The wall clock, for people.

@@ -5,12 +5,15 @@
 //! are as durable as its row, come and go with it, and are verified on the way out like any others. A
 //! database that is lost takes them along: they come back from the peers, or from what was set aside.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+
 use bytes::Bytes;
 use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::version::Dot;
 use rusqlite::{Connection, OptionalExtension as _, params};
-use std::fs;
-use std::io;
 use tracing::info;
 
 use super::Store;
@@ -22,6 +25,9 @@ use super::references::insert_references;
 
 /// Chunks up to so many bytes are kept in the database. DESIGN: those of 1 MiB and more are always files.
 pub(super) const PACKED_BYTES: usize = 64 << 10;
+
+/// A folder is listed where it holds at least so many of the chunks looked for; else each is looked up.
+const LIST_FOLDER_FROM: usize = 4;
 
 /// Where the bytes of a chunk are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +57,7 @@ pub(super) fn find(db: &Connection, id: &ChunkId) -> Result<Option<(Held, Place)
 }
 
 /// Drops the row of a chunk, with the bytes if they are in the database; says how many bytes it had.
-/// A file is left: see [`Store::unlink_file`].
+/// A file is left: see [`unlink_files`].
 pub(super) fn delete(db: &Connection, id: &ChunkId) -> rusqlite::Result<Option<u64>> {
     let deleted = db
         .prepare_cached("DELETE FROM chunks WHERE id = ?1 RETURNING size, packed")?
@@ -132,21 +138,57 @@ impl Store {
             chunk_file::quarantine_bytes(&self.inner.layout, id, &bytes)
                 .map_err(WriteError::io("quarantine", &path))?;
         }
-        let size = self.execute_now(move |tx| Ok(delete(tx.connection, &id)?))?;
+        let size = self.execute_now(move |tx| {
+            let text = id.to_string();
+            // References that were lost with a database are still lost once it is fetched anew.
+            let lost = "INSERT INTO lost_references SELECT id FROM chunks WHERE id = ?1 AND recovered = 1
+                        ON CONFLICT DO NOTHING";
+            tx.connection.prepare_cached(lost)?.execute([text])?;
+            Ok(delete(tx.connection, &id)?)
+        })?;
         if let Some(size) = size {
             self.subtract_totals(1, size);
         }
         chunk_file::quarantine(&self.inner.layout, id).map_err(WriteError::io("quarantine", &path)).map(drop)
     }
 
-    /// Removes the file of a chunk, if it has one, durably. Blocks.
-    #[allow(dead_code, reason = "the seam for whoever releases chunks")]
-    pub(super) fn unlink_file(&self, id: ChunkId) -> io::Result<()> {
-        match fs::remove_file(self.inner.layout.chunk(&id)) {
-            Ok(()) => chunk_file::sync_folder(&self.inner.layout.folder(&id)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+    /// For each chunk whether its bytes are on the disk, unread. Blocks.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub(super) fn bytes_present(&self, ids: &[ChunkId]) -> Result<Vec<bool>, DatabaseError> {
+        let places: Vec<Option<Place>> = self.read_now(|db| {
+            ids.iter()
+                .map(|id| Ok(find(db, id)?.map(|(_, place)| place)))
+                .collect::<Result<_, DatabaseError>>()
+        })?;
+        let layout = &self.inner.layout;
+        let mut folders: HashMap<_, usize> = HashMap::new();
+        for (id, place) in ids.iter().zip(&places) {
+            if *place == Some(Place::File) {
+                *folders.entry(layout.folder(id)).or_default() += 1;
+            }
         }
+        let mut listed: HashMap<_, HashSet<OsString>> = HashMap::new();
+        for (folder, wanted) in folders {
+            if wanted >= LIST_FOLDER_FROM {
+                // A folder that cannot be read is as good as empty: each chunk in it is looked up again
+                // before anything is done about it.
+                let names =
+                    fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+                listed.insert(folder, names.collect());
+            }
+        }
+        let present = ids.iter().zip(places).map(|(id, place)| match place {
+            None => false,
+            // Bytes in the database come and go with their row.
+            Some(Place::Row(_)) => true,
+            Some(Place::File) => match listed.get(&layout.folder(id)) {
+                Some(names) => names.contains(&OsString::from(id.to_string())),
+                None => layout.chunk(id).exists(),
+            },
+        });
+        Ok(present.collect())
     }
 
     /// Whether the chunk is entered and its file has these very bytes. A file without a row may not be
@@ -223,6 +265,19 @@ pub(super) fn salvage(from: &std::path::Path, into: &Connection) -> rusqlite::Re
         info!(chunks = found, "small chunks of the database that was set aside are known again");
     }
     Ok(found)
+}
+
+/// Unlinks the files of chunks durably; none need be there. The only place that does.
+pub(super) fn unlink_files(layout: &Layout, ids: &[ChunkId]) -> io::Result<()> {
+    let mut folders = BTreeSet::new();
+    for id in ids {
+        match fs::remove_file(layout.chunk(id)) {
+            Ok(()) => drop(folders.insert(layout.folder(id))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    folders.iter().try_for_each(|folder| chunk_file::sync_folder(folder))
 }
 
 /// What the column `path` says: where a person would look.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
+use kepler_protocol::replicator::rules::Reference;
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
 use rusqlite::{Connection, Row, params};
@@ -16,6 +17,7 @@ use rusqlite::{Connection, Row, params};
 use super::catalog::{all, damaged};
 use super::clock::{to_millis, wall_millis};
 use super::error::DatabaseError;
+use super::references::Judge;
 use super::{Store, lock};
 
 /// How long a row that was handed out is not handed out again without an answer.
@@ -180,11 +182,12 @@ impl Store {
                 Ok(touched.into_iter().collect())
             })
             .await;
-        self.release(&keys);
+        self.end_leases(&keys);
         result
     }
 
-    /// Puts rows back, each to be tried again after a wait that doubles from 1 s to 60 s.
+    /// Puts rows back, each to be tried again after a wait that doubles from 1 s to 60 s. A row whose
+    /// every reference has ended is dropped.
     ///
     /// # Errors
     /// The database failed.
@@ -196,7 +199,19 @@ impl Store {
                     "UPDATE replication_queue SET attempts = attempts + 1, last_attempt = ?3, due = ?4
                      WHERE chunk_id = ?1 AND target_node_id = ?2",
                 )?;
+                let mut judge = Judge::new(tx.connection);
                 for row in &rows {
+                    // What was deleted meanwhile is owed to nobody, and may be nowhere any more.
+                    let mut ended = DueRow { dots: Vec::new(), ..row.clone() };
+                    for dot in &row.dots {
+                        if judge.judge(dot)? == Reference::Ended {
+                            ended.dots.push(*dot);
+                        }
+                    }
+                    if !ended.dots.is_empty() {
+                        remove_dots(tx.connection, &ended)?;
+                        remove_empty(tx.connection, &ended)?;
+                    }
                     let due = tx.running.saturating_add(to_millis(back_off(row.attempts, &row.chunk)));
                     update.execute(params![
                         row.chunk.to_string(),
@@ -208,7 +223,7 @@ impl Store {
                 Ok(())
             })
             .await;
-        self.release(&keys);
+        self.end_leases(&keys);
         result
     }
 
@@ -318,7 +333,7 @@ impl Store {
         .await
     }
 
-    fn release(&self, keys: &[(ChunkId, NodeId)]) {
+    fn end_leases(&self, keys: &[(ChunkId, NodeId)]) {
         let mut leases = lock(&self.inner.leases);
         for key in keys {
             leases.remove(key);
@@ -377,6 +392,23 @@ fn remove_empty(db: &Connection, row: &DueRow) -> rusqlite::Result<()> {
              (SELECT 1 FROM replication_queue_dots WHERE chunk_id = ?1 AND target_node_id = ?2)",
     )?
     .execute(params![row.chunk.to_string(), row.target.as_str()])?;
+    Ok(())
+}
+
+/// Drops what is owed of a chunk under one dot, to whomever.
+pub(super) fn forget_dot_of(db: &Connection, chunk: &ChunkId, dot: &Dot) -> rusqlite::Result<()> {
+    let (chunk, dot) = (chunk.to_string(), dot.to_string());
+    let gone = db
+        .prepare_cached("DELETE FROM replication_queue_dots WHERE chunk_id = ?1 AND dot = ?2")?
+        .execute([&chunk, &dot])?;
+    if gone > 0 {
+        db.prepare_cached(
+            "DELETE FROM replication_queue WHERE chunk_id = ?1 AND NOT EXISTS \
+                 (SELECT 1 FROM replication_queue_dots WHERE chunk_id = ?1 \
+                  AND target_node_id = replication_queue.target_node_id)",
+        )?
+        .execute([&chunk])?;
+    }
     Ok(())
 }
 

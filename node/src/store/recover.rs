@@ -21,6 +21,7 @@ use super::clock::Clock;
 use super::contents;
 use super::error::OpenError;
 use super::layout::Layout;
+use super::release::{finish_deletions, renew_promises};
 use super::schema;
 use super::writer::{meta, set_meta};
 use super::{Config, Opened};
@@ -111,6 +112,11 @@ pub(crate) fn open(config: &Config, layout: &Layout) -> Result<Recovered, OpenEr
             info!(chunks = found, "chunks found on disk are known again");
         }
     }
+    let unfinished = finish_deletions(&transaction, layout)?;
+    if unfinished > 0 {
+        info!(chunks = unfinished, "deletions that were cut short are finished");
+    }
+    renew_promises(&transaction, clock.running_millis()).map_err(sql)?;
     set_meta(&transaction, "node", config.node.as_str()).map_err(sql)?;
     set_meta(&transaction, "epoch", i64::try_from(epoch).unwrap_or(i64::MAX)).map_err(sql)?;
     set_meta(&transaction, "clean", 0).map_err(sql)?;

@@ -78,6 +78,20 @@ const MIGRATIONS: &[&str] = &["
     ) WITHOUT ROWID;
     CREATE INDEX queue_by_dot ON replication_queue_dots (dot);
 ", "
+    -- Times are milliseconds of running time.
+    CREATE INDEX chunks_gone ON chunks (id) WHERE gone = 1;
+    -- Chunks that this node promised to keep.
+    CREATE TABLE promises (chunk_id TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
+    -- Copies that belong elsewhere: who owned them when their grace began. `owners` is a list with commas.
+    CREATE TABLE surplus (chunk_id TEXT PRIMARY KEY, owners TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
+    -- Chunks all of whose references have ended.
+    CREATE TABLE unreferenced (chunk_id TEXT PRIMARY KEY, since INTEGER NOT NULL) WITHOUT ROWID;
+    -- Chunks without a row for now whose references may have been lost with a database.
+    CREATE TABLE lost_references (chunk_id TEXT PRIMARY KEY) WITHOUT ROWID;
+    -- Logs of databases that the roster dropped: what was not seen of them never comes.
+    CREATE TABLE ended_origins (owner_node TEXT NOT NULL, generation TEXT NOT NULL, PRIMARY KEY (owner_node, generation))
+        WITHOUT ROWID;
+", "
     -- Bytes of chunks too small for a file of their own, in the order in which they came, so that new ones
     -- are appended. `chunks.packed` says which row has a chunk's bytes; null where it has a file.
     CREATE TABLE packed_chunks (number INTEGER PRIMARY KEY, bytes BLOB NOT NULL);

@@ -1,6 +1,7 @@
 //! Tests of the store through its public face.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod deleting;
 mod owed;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,4 +1,5 @@
-//! `/kepler/catalog/1`, `/kepler/gossip/1`, `/kepler/load/1`, `/kepler/ping/1`: one request, one answer.
+//! `/kepler/catalog/1`, `/kepler/gossip/1`, `/kepler/load/1`, `/kepler/operations/1`,
+//! `/kepler/replicator/1`, `/kepler/ping/1`: one request, one answer.
 //!
 //! A request is a length (32 bits, big-endian) and so many bytes; an answer is a status byte (0, or the
 //! number of a [`Refusal`]), a length and so many bytes. Bodies are opaque here and at most

@@ -14,6 +14,7 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use minicbor::{Decode, Encode};
 
 use super::limits::PIECE_BYTES;
+use crate::throttle::{self, Pace, Throttle};
 
 /// What is reserved before the first byte of a body has come.
 const FIRST_RESERVE_BYTES: usize = 64 << 10;
@@ -107,15 +108,58 @@ pub(super) async fn read_body<R: AsyncRead + Unpin>(io: &mut R, length: usize) -
     Ok(body.into())
 }
 
+/// Whose bytes they are, and so whether they are bounded.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Flow<'a> {
+    /// A client waits for them: nothing holds them up.
+    Client,
+    /// Nobody does: each piece waits until the bound lets it pass.
+    Background(&'a Throttle, Pace),
+}
+
+impl Flow<'_> {
+    /// Bytes that go at once.
+    pub(super) const fn piece(&self) -> usize {
+        match self {
+            Self::Client => PIECE_BYTES,
+            Self::Background(..) => throttle::PIECE_BYTES,
+        }
+    }
+
+    /// Waits until a piece may go.
+    pub(super) async fn pass(&self, bytes: usize) {
+        match self {
+            Self::Client => {}
+            Self::Background(throttle, pace) => throttle.take(bytes, *pace).await,
+        }
+    }
+}
+
 /// Writes `body` in pieces, each of which must get through within `stall`, and flushes.
 pub(super) async fn write_body<W: AsyncWrite + Unpin>(
     io: &mut W,
     body: &[u8],
     stall: Duration,
+    moved: impl FnMut(usize),
+) -> Result<(), StreamError> {
+    write_flow(io, body, stall, Flow::Client, moved).await
+}
+
+/// The same, as fast as `flow` allows. Pieces of background traffic are flushed one by one, so that
+/// they leave as evenly as they were let through.
+pub(super) async fn write_flow<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    body: &[u8],
+    stall: Duration,
+    flow: Flow<'_>,
     mut moved: impl FnMut(usize),
 ) -> Result<(), StreamError> {
-    for piece in body.chunks(PIECE_BYTES) {
+    for piece in body.chunks(flow.piece()) {
+        flow.pass(piece.len()).await;
         within(stall, io.write_all(piece)).await?;
+        if matches!(flow, Flow::Background(..)) {
+            within(stall, io.flush()).await?;
+        }
         moved(piece.len());
     }
     within(stall, io.flush()).await

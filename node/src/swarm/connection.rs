@@ -36,11 +36,13 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Transfer,
         Self::Call(Service::Catalog),
         Self::Call(Service::Gossip),
         Self::Call(Service::Load),
+        Self::Call(Service::Replicator),
+        Self::Call(Service::Operations),
         Self::Line,
         Self::Ping,
     ];
@@ -53,6 +55,8 @@ impl AsRef<str> for Protocol {
             Self::Call(Service::Catalog) => "/kepler/catalog/1",
             Self::Call(Service::Gossip) => "/kepler/gossip/1",
             Self::Call(Service::Load) => "/kepler/load/1",
+            Self::Call(Service::Replicator) => "/kepler/replicator/1",
+            Self::Call(Service::Operations) => "/kepler/operations/1",
             Self::Line => "/kepler/line/1",
             Self::Ping => "/kepler/ping/1",
         }
@@ -207,6 +211,8 @@ pub(super) struct Server {
     pub inbound: mpsc::Sender<Inbound>,
     pub receive_slots: Arc<Semaphore>,
     pub serve_slots: Arc<Semaphore>,
+    pub background_receive_slots: Arc<Semaphore>,
+    pub background_serve_slots: Arc<Semaphore>,
     pub call_budget: Arc<Semaphore>,
     pub pieces: Pieces,
     pub counters: Arc<Counters>,
@@ -229,6 +235,8 @@ impl Server {
             inbound,
             receive_slots: semaphore(limits.receive_slots),
             serve_slots: semaphore(limits.serve_slots),
+            background_receive_slots: semaphore(limits.background_receive_slots),
+            background_serve_slots: semaphore(limits.background_serve_slots),
             call_budget: semaphore(
                 limits.call_bytes.max(super::MAX_BODY_BYTES) / calls::BUDGET_UNIT_BYTES + 1,
             ),

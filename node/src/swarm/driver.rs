@@ -24,8 +24,9 @@ use super::connection::{Open, Server};
 use super::handle::{Counters, Handle};
 use super::limits::Limits;
 use super::membership::{Members, multiaddr};
+use super::proof::ClusterKeys;
 use super::tls::Tls;
-use super::{ChunkStore, Config, Inbound, NO_CLUSTER_KEY, StartError, transport};
+use super::{ChunkStore, Config, Inbound, StartError, transport};
 
 /// Requests for streams that the driver has not taken yet.
 const OPEN_QUEUE: usize = 256;
@@ -65,14 +66,12 @@ pub(super) fn start(
     mut view: watch::Receiver<Arc<View>>,
     chunks: Arc<dyn ChunkStore>,
 ) -> Result<(Handle, mpsc::Receiver<Inbound>, SocketAddr), StartError> {
-    let Config { node, identity, mut cluster_keys, listen, limits } = config;
+    let Config { node, identity, cluster_keys, listen, limits } = config;
     let tls_error = |e: &dyn std::error::Error| StartError::Tls(e.to_string());
     let identity = Keypair::ed25519_from_bytes(identity).map_err(|e| tls_error(&e))?;
-    if cluster_keys.is_empty() {
-        cluster_keys.push(NO_CLUSTER_KEY);
-    }
+    let keys = ClusterKeys::new(cluster_keys);
     let counters = Arc::new(Counters::default());
-    let tls = Tls::new(&identity, cluster_keys.into(), counters.clone()).map_err(StartError::Tls)?;
+    let tls = Tls::new(&identity, keys.clone(), counters.clone()).map_err(StartError::Tls)?;
     let transport = transport::build(tls, counters.clone(), limits.handshake);
 
     let (inbound_sender, inbound) = mpsc::channel(limits.inbound_queue.max(1));
@@ -95,7 +94,7 @@ pub(super) fn start(
         listen_on(&mut swarm, listen).map_err(|source| StartError::Listen { addr: listen, source })?;
 
     let (commands, command_receiver) = mpsc::channel(OPEN_QUEUE);
-    let handle = Handle::new(node, commands, limits, counters.clone(), stop.clone());
+    let handle = Handle::new(node, commands, limits, counters.clone(), keys, stop.clone());
     let driver = Driver {
         swarm,
         listener,

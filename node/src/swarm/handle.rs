@@ -18,7 +18,10 @@ use super::connection::{Lane, Open, OpenError, Protocol};
 use super::driver::Command;
 use super::limits::Limits;
 use super::line::{self, LINE_BYTES, LINE_DOTS, Line, Question};
+use super::proof::ClusterKeys;
+use super::transfer::How;
 use super::{MAX_BODY_BYTES, MAX_DOTS, MAX_IDS, Refusal, Service, calls, transfer};
+use crate::throttle::Pace;
 
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -165,6 +168,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     limits: Limits,
     counters: Arc<Counters>,
+    keys: ClusterKeys,
     turns: Mutex<BTreeMap<NodeId, Turns>>,
     lines: Mutex<BTreeMap<NodeId, Line>>,
     stop: CancellationToken,
@@ -181,6 +185,7 @@ const MOST_TURNS: usize = 4096;
 #[derive(Clone)]
 struct Turns {
     chunks: Arc<Semaphore>,
+    background: Arc<Semaphore>,
     calls: Arc<Semaphore>,
     /// Bytes of chunks that it gave.
     given: Arc<AtomicU64>,
@@ -188,7 +193,7 @@ struct Turns {
 
 impl Turns {
     fn in_use(&self) -> bool {
-        Arc::strong_count(&self.chunks) > 1 || Arc::strong_count(&self.calls) > 1
+        [&self.chunks, &self.background, &self.calls].iter().any(|turns| Arc::strong_count(turns) > 1)
     }
 }
 
@@ -198,11 +203,18 @@ impl Handle {
         commands: mpsc::Sender<Command>,
         limits: Limits,
         counters: Arc<Counters>,
+        keys: ClusterKeys,
         stop: CancellationToken,
     ) -> Self {
         let (turns, lines) = (Mutex::default(), Mutex::default());
         let driver = OnceLock::new();
-        Self { inner: Arc::new(Inner { node, commands, limits, counters, turns, lines, stop, driver }) }
+        Self { inner: Arc::new(Inner { node, commands, limits, counters, keys, turns, lines, stop, driver }) }
+    }
+
+    /// Uses these cluster keys for every connection made from now on: the first is proved, each is
+    /// accepted. Connections that stand go on.
+    pub fn set_cluster_keys(&self, keys: Vec<[u8; 32]>) {
+        self.inner.keys.replace(keys);
     }
 
     pub(super) fn set_driver(&self, driver: JoinHandle<()>) {
@@ -255,22 +267,51 @@ impl Handle {
     /// See [`TransferError`]; after [`TransferError::Unreachable`] and [`TransferError::TimedOut`] the
     /// peer may have stored it all the same.
     pub async fn push(&self, to: NodeId, chunk: Chunk, dots: &[Dot]) -> Result<(), TransferError> {
-        let (first, rest) = dots.split_at(dots.len().min(MAX_DOTS));
-        self.push_page(to, &chunk, first).await?;
-        for page in rest.chunks(MAX_DOTS) {
-            self.push_page(to, &chunk, page).await?;
-        }
-        Ok(())
+        self.push_at(to, chunk, dots, How::default()).await.map(drop)
     }
 
-    async fn push_page(&self, to: NodeId, chunk: &Chunk, dots: &[Dot]) -> Result<(), TransferError> {
-        if chunk.bytes().len() <= LINE_BYTES && dots.len() <= LINE_DOTS {
-            return self.push_on_line(to, chunk, dots).await;
+    /// The same as background traffic: each piece waits for the throttle, here and at the receiver, and
+    /// no client waits for it. Where references of the chunk may have been lost (`recovered`), the
+    /// receiver does not collect it for want of one either. Says whether bytes were sent.
+    ///
+    /// # Errors
+    /// As [`Handle::push`].
+    pub async fn push_background(
+        &self,
+        to: NodeId,
+        chunk: Chunk,
+        dots: &[Dot],
+        pace: Pace,
+        recovered: bool,
+    ) -> Result<bool, TransferError> {
+        self.push_at(to, chunk, dots, How { pace: Some(pace), recovered }).await
+    }
+
+    async fn push_at(&self, to: NodeId, chunk: Chunk, dots: &[Dot], how: How) -> Result<bool, TransferError> {
+        let (first, rest) = dots.split_at(dots.len().min(MAX_DOTS));
+        let sent = self.push_page(to, &chunk, first, how).await?;
+        for page in rest.chunks(MAX_DOTS) {
+            self.push_page(to, &chunk, page, how).await?;
+        }
+        Ok(sent)
+    }
+
+    async fn push_page(
+        &self,
+        to: NodeId,
+        chunk: &Chunk,
+        dots: &[Dot],
+        how: How,
+    ) -> Result<bool, TransferError> {
+        // A line has no pace, and says nothing of lost references.
+        let plain = how.pace.is_none() && !how.recovered;
+        if plain && chunk.bytes().len() <= LINE_BYTES && dots.len() <= LINE_DOTS {
+            return self.push_on_line(to, chunk, dots).await.map(|()| true);
         }
         let (limits, counters) = (&self.inner.limits, &*self.inner.counters);
-        self.transfer(to, chunk.bytes().len() as u64, |lane| async move {
+        self.transfer(to, chunk.bytes().len() as u64, how.pace.is_some(), |lane| async move {
             let Lane { stream, _load } = lane;
-            transfer::push(stream, chunk, dots, limits, counters).await.map(drop)
+            transfer::push(stream, chunk, dots, how, limits, counters).await
         })
         .await
     }
@@ -301,10 +342,12 @@ impl Handle {
         let limits = &self.inner.limits;
         let (first, rest) = dots.split_at(dots.len().min(MAX_DOTS));
         for page in std::iter::once(first).chain(rest.chunks(MAX_DOTS)) {
-            let adopting =
-                self.transfer(at, kepler_protocol::chunk::MAX_CHUNK_BYTES as u64, async |lane: Lane| {
-                    transfer::adopt(lane.stream, id, page, limits).await
-                });
+            let adopting = self.transfer(
+                at,
+                kepler_protocol::chunk::MAX_CHUNK_BYTES as u64,
+                false,
+                async |lane: Lane| transfer::adopt(lane.stream, id, page, limits).await,
+            );
             if !adopting.await? {
                 return Ok(false);
             }
@@ -317,16 +360,33 @@ impl Handle {
     /// # Errors
     /// See [`TransferError`].
     pub async fn fetch(&self, from: NodeId, id: ChunkId) -> Result<Chunk, TransferError> {
+        self.fetch_at(from, id, None).await
+    }
+
+    /// The same as background traffic; see [`Handle::push_background`].
+    ///
+    /// # Errors
+    /// See [`TransferError`].
+    pub async fn fetch_background(
+        &self,
+        from: NodeId,
+        id: ChunkId,
+        pace: Pace,
+    ) -> Result<Chunk, TransferError> {
+        self.fetch_at(from, id, Some(pace)).await
+    }
+
+    async fn fetch_at(&self, from: NodeId, id: ChunkId, pace: Option<Pace>) -> Result<Chunk, TransferError> {
         let (limits, counters) = (&self.inner.limits, &*self.inner.counters);
         let most = kepler_protocol::chunk::MAX_CHUNK_BYTES as u64;
         let given = &*self.turns(from).given;
-        self.transfer(from, most, |lane| async move {
+        self.transfer(from, most, pace.is_some(), |lane| async move {
             let Lane { stream, _load } = lane;
             let moved = |bytes| {
                 counters.chunk_came(bytes);
                 given.fetch_add(bytes, Ordering::Relaxed);
             };
-            transfer::fetch(stream, id, limits, moved).await
+            transfer::fetch(stream, id, pace, limits, moved).await
         })
         .await
     }
@@ -344,7 +404,7 @@ impl Handle {
         let limits = &self.inner.limits;
         let mut present = Vec::with_capacity(ids.len());
         for page in ids.chunks(MAX_IDS) {
-            let answer = self.transfer(at, 0, |lane| async move {
+            let answer = self.transfer(at, 0, false, |lane| async move {
                 let Lane { stream, _load } = lane;
                 transfer::held(stream, page, limits).await
             });
@@ -394,17 +454,19 @@ impl Handle {
         &self,
         to: NodeId,
         bytes: u64,
+        background: bool,
         run: impl Fn(Lane) -> F,
     ) -> Result<T, TransferError> {
         let limits = &self.inner.limits;
-        let queued = turn(self.turns(to).chunks);
+        let turns = self.turns(to);
+        let queued = turn(if background { turns.background } else { turns.chunks });
         // Those before it may each take their time, as long as they move.
-        let patience = limits.transfer(bytes.max(64 << 20));
+        let patience = limits.allowance(background, bytes.max(64 << 20));
         let _turn = tokio::time::timeout(patience, queued).await.map_err(|_| TransferError::TimedOut)?;
         let _busy = Busy::new(&self.inner.counters.in_flight);
         let broke = |e: &TransferError| matches!(e, TransferError::Unreachable(_));
         let running = self.attempt(to, Protocol::Transfer, run, broke);
-        let allowed = limits.transfer(bytes) + limits.answer;
+        let allowed = limits.allowance(background, bytes) + limits.answer;
         tokio::time::timeout(allowed, running).await.unwrap_or(Err(TransferError::TimedOut))
     }
 
@@ -483,6 +545,7 @@ impl Handle {
         let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || Turns {
             chunks: semaphore(limits.chunks_per_peer),
+            background: semaphore(limits.background_per_peer),
             calls: semaphore(limits.calls_per_peer),
             given: Arc::default(),
         };

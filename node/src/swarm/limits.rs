@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::codec::Flow;
+use crate::throttle::{Pace, Throttle};
+
 /// Bytes of a chunk that are handled at once, in bytes.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
 
@@ -17,12 +20,18 @@ pub(super) const MAX_CONNECTION_WINDOW: usize = MAX_STREAMS_PER_CONNECTION * (25
 pub struct Limits {
     /// Chunks this node sends to or asks of one peer at once.
     pub chunks_per_peer: usize,
+    /// The same of background traffic, which has turns of its own and so never waits before clients.
+    pub background_per_peer: usize,
     /// Calls this node makes to one peer at once.
     pub calls_per_peer: usize,
     /// Chunks received at once, over all peers; each holds a few pieces of 256 KiB.
     pub receive_slots: usize,
     /// Chunks sent at the request of peers at once, over all peers; each is held whole.
     pub serve_slots: usize,
+    /// Chunks of background traffic received at once, over all peers, beside those of clients.
+    pub background_receive_slots: usize,
+    /// Chunks of background traffic sent at the request of peers at once; each is held whole.
+    pub background_serve_slots: usize,
     /// Bytes of call bodies held at once, over all peers; at least 1 MiB.
     pub call_bytes: usize,
     /// Calls that wait for the node to take them.
@@ -51,15 +60,22 @@ pub struct Limits {
     pub answer: Duration,
     /// The slowest transfer allowed: a chunk has `stall` and its size at this rate.
     pub bytes_per_second: u64,
+    /// The same of background traffic, which shares its bound with much else.
+    pub background_bytes_per_second: u64,
+    /// The bound on background traffic; that of clients never meets it.
+    pub throttle: Throttle,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             chunks_per_peer: 16,
+            background_per_peer: 4,
             calls_per_peer: 128,
             receive_slots: 8,
             serve_slots: 8,
+            background_receive_slots: 16,
+            background_serve_slots: 4,
             call_bytes: 64 << 20,
             inbound_queue: 256,
             connections_per_peer: 2,
@@ -74,6 +90,8 @@ impl Default for Limits {
             slot_wait: Duration::from_secs(5),
             answer: Duration::from_secs(30),
             bytes_per_second: 1 << 20,
+            background_bytes_per_second: 16 << 10,
+            throttle: Throttle::new(50_000_000),
         }
     }
 }
@@ -81,7 +99,29 @@ impl Default for Limits {
 impl Limits {
     /// How long moving `bytes` may take in all, waiting for a slot included.
     pub(super) fn transfer(&self, bytes: u64) -> Duration {
-        let moving = Duration::from_millis(bytes.saturating_mul(1000) / self.bytes_per_second.max(1));
+        self.moving(bytes, self.bytes_per_second)
+    }
+
+    /// The same of background traffic.
+    pub(super) fn background_transfer(&self, bytes: u64) -> Duration {
+        self.moving(bytes, self.background_bytes_per_second)
+    }
+
+    /// The time allowed for one or the other.
+    pub(super) fn allowance(&self, background: bool, bytes: u64) -> Duration {
+        if background { self.background_transfer(bytes) } else { self.transfer(bytes) }
+    }
+
+    /// How bytes may flow: those of clients as they come, others at a pace.
+    pub(super) const fn flow(&self, pace: Option<Pace>) -> Flow<'_> {
+        match pace {
+            None => Flow::Client,
+            Some(pace) => Flow::Background(&self.throttle, pace),
+        }
+    }
+
+    fn moving(&self, bytes: u64, bytes_per_second: u64) -> Duration {
+        let moving = Duration::from_millis(bytes.saturating_mul(1000) / bytes_per_second.max(1));
         self.connect + self.slot_wait + self.stall + moving
     }
 }

@@ -31,7 +31,7 @@ use tracing::debug;
 use super::codec::{StreamError, within};
 use super::connection::{Lane, OpenError, Server};
 use super::limits::{Limits, PIECE_BYTES};
-use super::transfer::Offer;
+use super::transfer::{How, Offer};
 use super::{MAX_BODY_BYTES, Peer, Refusal, Service, calls};
 
 /// Chunks up to this size, and calls up to this size, go by line.
@@ -73,7 +73,7 @@ impl Question {
 
     /// A chunk of at most [`LINE_BYTES`] with at most [`LINE_DOTS`] references.
     pub(super) fn push(chunk: &Chunk, dots: &[Dot]) -> Self {
-        let offer = Offer::new(chunk, dots);
+        let offer = Offer::new(chunk, dots, How::default());
         let head = Bytes::from(super::codec::encode(&offer));
         Self { service: PUSH, head, tail: chunk.bytes().clone() }
     }
@@ -266,7 +266,7 @@ async fn take(mut body: Bytes, server: &Server) -> Result<(), Refusal> {
     let length =
         usize::try_from(length).ok().filter(|length| *length <= body.len()).ok_or(Refusal::Malformed)?;
     let offer: Offer = minicbor::decode(&body.split_to(length)).map_err(|_| Refusal::Malformed)?;
-    let Offer { id, size, dots } = offer;
+    let Offer { id, size, dots, .. } = offer;
     if size != body.len() as u64 {
         return Err(Refusal::Malformed);
     }

@@ -7,9 +7,12 @@
 //! Keys rotate: the first is proved to peers, each is accepted from them.
 
 use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use futures_rustls::rustls;
+
+use super::NO_CLUSTER_KEY;
 
 const PROOF_BYTES: usize = 32;
 
@@ -48,6 +51,33 @@ pub(super) enum ProofError {
     Export(#[source] rustls::Error),
     #[error("exchange proofs of the cluster key; the peer may have another one")]
     Io(#[from] io::Error),
+}
+
+/// The cluster keys, never none: the first is proved to peers, each is accepted. They may be replaced
+/// while connections are made; all clones are one.
+#[derive(Clone)]
+pub(super) struct ClusterKeys(Arc<RwLock<Arc<[[u8; 32]]>>>);
+
+impl ClusterKeys {
+    /// Without a key the well-known one.
+    pub(super) fn new(keys: Vec<[u8; 32]>) -> Self {
+        Self(Arc::new(RwLock::new(or_none(keys))))
+    }
+
+    pub(super) fn replace(&self, keys: Vec<[u8; 32]>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = or_none(keys);
+    }
+
+    pub(super) fn now(&self) -> Arc<[[u8; 32]]> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn or_none(mut keys: Vec<[u8; 32]>) -> Arc<[[u8; 32]]> {
+    if keys.is_empty() {
+        keys.push(NO_CLUSTER_KEY);
+    }
+    keys.into()
 }
 
 /// Keying material of a session, derived before the stream is given to [`exchange`].

@@ -31,7 +31,7 @@ use libp2p::identity::{Keypair, PeerId};
 use libp2p::tls::certificate;
 
 use super::handle::Counters;
-use super::proof::{self, ProofError, Role};
+use super::proof::{self, ClusterKeys, ProofError, Role};
 
 const ALPN: &[u8] = b"libp2p";
 
@@ -56,15 +56,15 @@ pub(super) enum TlsError {
 pub(super) struct Tls {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
-    keys: Arc<[[u8; 32]]>,
+    keys: ClusterKeys,
     counters: Arc<Counters>,
 }
 
 impl Tls {
-    /// Prepares both roles. `keys` is not empty.
+    /// Prepares both roles.
     pub(super) fn new(
         identity: &Keypair,
-        keys: Arc<[[u8; 32]]>,
+        keys: ClusterKeys,
         counters: Arc<Counters>,
     ) -> Result<Self, String> {
         let describe = |e: &dyn std::error::Error| e.to_string();
@@ -143,7 +143,7 @@ where
             let mut stream = acceptor.accept(socket).await.map_err(TlsError::Handshake)?;
             let session = stream.get_ref().1;
             let peer = peer_of(session)?;
-            let proofs = proof::derive(Role::Listener, &self.keys, |out, label, key| {
+            let proofs = proof::derive(Role::Listener, &self.keys.now(), |out, label, key| {
                 session.export_keying_material(out, label, Some(key))
             })?;
             proof::exchange(&mut stream, &proofs).await?;
@@ -169,7 +169,7 @@ where
             let mut stream = connector.connect(name, socket).await.map_err(TlsError::Handshake)?;
             let session = stream.get_ref().1;
             let peer = peer_of(session)?;
-            let proofs = proof::derive(Role::Dialer, &self.keys, |out, label, key| {
+            let proofs = proof::derive(Role::Dialer, &self.keys.now(), |out, label, key| {
                 session.export_keying_material(out, label, Some(key))
             })?;
             proof::exchange(&mut stream, &proofs).await?;
@@ -284,7 +284,7 @@ mod tests {
     }
 
     fn ours(identity: &Keypair, keys: &[[u8; 32]]) -> Tls {
-        Tls::new(identity, keys.into(), Arc::default()).expect("the identity is sound")
+        Tls::new(identity, ClusterKeys::new(keys.to_vec()), Arc::default()).expect("the identity is sound")
     }
 
     #[tokio::test]

@@ -21,11 +21,12 @@ use kepler_protocol::version::Dot;
 use minicbor::{Decode, Encode};
 use tracing::debug;
 
-use super::codec::{StreamError, converse, read_message, within, write_body, write_message};
+use super::codec::{Flow, StreamError, converse, read_message, within, write_flow, write_message};
 use super::connection::Server;
 use super::handle::{Counters, TransferError};
 use super::limits::{Limits, PIECE_BYTES};
 use super::{Incoming, Refusal};
+use crate::throttle::Pace;
 
 /// The most references that one push carries; more go in further offers.
 pub const MAX_DOTS: usize = 4096;
@@ -75,11 +76,21 @@ pub(super) struct Offer {
     pub size: u64,
     #[n(2)]
     pub dots: Vec<Dot>,
+    /// Whether nobody waits for it: both sides bound it then.
+    #[n(3)]
+    #[cbor(default)]
+    pub background: bool,
+    /// Whether the sender may have lost references of it with a database, so that it is not to be
+    /// collected for want of one.
+    #[n(4)]
+    #[cbor(default)]
+    pub recovered: bool,
 }
 
 impl Offer {
-    pub(super) fn new(chunk: &Chunk, dots: &[Dot]) -> Self {
-        Self { id: chunk.id(), size: chunk.bytes().len() as u64, dots: dots.to_vec() }
+    pub(super) fn new(chunk: &Chunk, dots: &[Dot], how: How) -> Self {
+        let (id, size, dots) = (chunk.id(), chunk.bytes().len() as u64, dots.to_vec());
+        Self { id, size, dots, background: how.pace.is_some(), recovered: how.recovered }
     }
 }
 
@@ -89,6 +100,10 @@ impl Offer {
 pub(super) struct Fetch {
     #[n(0)]
     id: ChunkId,
+    /// Whether nobody waits for it: both sides bound it then.
+    #[n(1)]
+    #[cbor(default)]
+    background: bool,
 }
 
 /// Chunks that the opener asks after.
@@ -186,18 +201,28 @@ impl From<StreamError> for TransferError {
     }
 }
 
+/// How a chunk is pushed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct How {
+    /// As background traffic, so fast.
+    pub pace: Option<Pace>,
+    /// References of it may have been lost.
+    pub recovered: bool,
+}
+
 /// Sends a chunk, if the peer lacks it, with at most [`MAX_DOTS`] references; says whether bytes went.
 pub(super) async fn push<S>(
     mut io: S,
     chunk: &Chunk,
     dots: &[Dot],
+    how: How,
     limits: &Limits,
     counters: &Counters,
 ) -> Result<bool, TransferError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let offer = Request::Push(Offer::new(chunk, dots));
+    let offer = Request::Push(Offer::new(chunk, dots, how));
     within(limits.stall, write_message(&mut io, &offer)).await?;
     let patience = limits.slot_wait + limits.answer;
     match within(patience, read_message(&mut io, MAX_REPLY_BYTES)).await? {
@@ -206,7 +231,8 @@ where
         other => return Err(other.into_error()),
     }
     let (mut reader, mut writer) = io.split();
-    let sending = write_body(&mut writer, chunk.bytes(), limits.stall, |n| {
+    let flow = limits.flow(how.pace);
+    let sending = write_flow(&mut writer, chunk.bytes(), limits.stall, flow, |n| {
         counters.chunk_bytes_out.fetch_add(n as u64, Ordering::Relaxed);
     });
     let answer = read_message(&mut reader, MAX_REPLY_BYTES);
@@ -236,17 +262,20 @@ where
     }
 }
 
-/// Gets a chunk and verifies it; `moved` is told of its bytes as they come.
+/// Gets a chunk and verifies it; `moved` is told of its bytes as they come. With a pace it is background
+/// traffic.
 pub(super) async fn fetch<S>(
     mut io: S,
     id: ChunkId,
+    pace: Option<Pace>,
     limits: &Limits,
     moved: impl Fn(u64),
 ) -> Result<Chunk, TransferError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    within(limits.stall, write_message(&mut io, &Request::Fetch(Fetch { id }))).await?;
+    let question = Request::Fetch(Fetch { id, background: pace.is_some() });
+    within(limits.stall, write_message(&mut io, &question)).await?;
     let patience = limits.slot_wait + limits.answer;
     let size = match within(patience, read_message(&mut io, MAX_REPLY_BYTES)).await? {
         Reply::Found(size) => size,
@@ -254,8 +283,8 @@ where
     };
     let size = usize::try_from(size).ok().filter(|size| *size <= MAX_CHUNK_BYTES);
     let size = size.ok_or(TransferError::Corrupt)?;
-    let reading = read_chunk(&mut io, size, limits.stall, moved);
-    let bytes = within(limits.transfer(size as u64), reading).await?;
+    let reading = read_chunk(&mut io, size, limits.stall, limits.flow(pace), moved);
+    let bytes = within(limits.allowance(pace.is_some(), size as u64), reading).await?;
     let verified = if size <= HASH_INLINE_BYTES {
         Chunk::verify(id, bytes)
     } else {
@@ -286,12 +315,14 @@ async fn read_chunk<R: AsyncRead + Unpin>(
     io: &mut R,
     size: usize,
     stall: Duration,
+    flow: Flow<'_>,
     moved: impl Fn(u64),
 ) -> Result<Bytes, StreamError> {
     let mut bytes = Vec::new();
     while bytes.len() < size {
         let start = bytes.len();
-        let piece = PIECE_BYTES.min(size - start);
+        let piece = flow.piece().min(size - start);
+        flow.pass(piece).await;
         if bytes.capacity() < start + piece {
             bytes.reserve_exact((start.max(4 * PIECE_BYTES)).min(size - start));
         }
@@ -310,7 +341,7 @@ where
     let limits = &server.limits;
     let reply = match within(limits.stall, read_message(&mut io, MAX_REQUEST_BYTES)).await {
         Ok(Request::Push(offer)) => receive(&mut io, offer, server).await?,
-        Ok(Request::Fetch(Fetch { id })) => match give(&mut io, id, server).await? {
+        Ok(Request::Fetch(fetch)) => match give(&mut io, fetch, server).await? {
             Some(reply) => reply,
             None => return close(io, limits).await,
         },
@@ -333,16 +364,17 @@ async fn receive<S>(io: &mut S, offer: Offer, server: &Server) -> Result<Reply, 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Offer { id, size, dots } = offer;
+    let Offer { id, size, dots, background, recovered } = offer;
     let limits = &server.limits;
     if size > MAX_CHUNK_BYTES as u64 || dots.len() > MAX_DOTS {
         return Ok(Refusal::TooLarge.into());
     }
-    let Some(_slot) = server.slot(&server.receive_slots).await else {
+    let slots = if background { &server.background_receive_slots } else { &server.receive_slots };
+    let Some(_slot) = server.slot(slots).await else {
         return Ok(Refusal::Busy.into());
     };
     match server.ask(server.chunks.adopt(id, dots.clone())).await {
-        Ok(true) => return Ok(Reply::Have),
+        Ok(true) => return Ok(settled(Reply::Have, id, recovered, server).await),
         Ok(false) => {}
         Err(refusal) => return Ok(refusal.into()),
     }
@@ -351,7 +383,8 @@ where
         Err(refusal) => return Ok(refusal.into()),
     };
     within(limits.stall, write_message(io, &Reply::Send)).await?;
-    let taken = tokio::time::timeout(limits.transfer(size), take(io, &mut *incoming, size, server)).await;
+    let taking = take(io, &mut *incoming, size, limits.flow(background.then_some(Pace::Full)), server);
+    let taken = tokio::time::timeout(limits.allowance(background, size), taking).await;
     match taken {
         Ok(Ok(())) => {}
         Ok(Err(Interrupted::Refused(refusal))) => return Ok(refusal.into()),
@@ -359,8 +392,19 @@ where
         Err(_) => return Ok(Refusal::Busy.into()),
     }
     match server.ask(incoming.finish(dots)).await {
-        Ok(()) => Ok(Reply::Stored),
+        Ok(()) => Ok(settled(Reply::Stored, id, recovered, server).await),
         Err(refusal) => Ok(refusal.into()),
+    }
+}
+
+/// The good answer, once what the sender knows of lost references is recorded here too.
+async fn settled(reply: Reply, id: ChunkId, recovered: bool, server: &Server) -> Reply {
+    if !recovered {
+        return reply;
+    }
+    match server.ask(server.chunks.mark_recovered(id)).await {
+        Ok(()) => reply,
+        Err(refusal) => refusal.into(),
     }
 }
 
@@ -391,11 +435,13 @@ async fn take<R: AsyncRead + Unpin>(
     io: &mut R,
     incoming: &mut dyn Incoming,
     size: u64,
+    flow: Flow<'_>,
     server: &Server,
 ) -> Result<(), Interrupted> {
     let mut left = size;
     while left > 0 {
-        let length = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+        let length = usize::try_from(left).map_or(flow.piece(), |left| left.min(flow.piece()));
+        flow.pass(length).await;
         let mut piece = server.pieces.take();
         let read = within(server.limits.stall, io.read_exact(&mut piece[..length])).await;
         read.map_err(Interrupted::Stream)?;
@@ -408,12 +454,14 @@ async fn take<R: AsyncRead + Unpin>(
 }
 
 /// Sends a chunk that a peer asked for, or says why not.
-async fn give<S>(io: &mut S, id: ChunkId, server: &Server) -> Result<Option<Reply>, StreamError>
+async fn give<S>(io: &mut S, fetch: Fetch, server: &Server) -> Result<Option<Reply>, StreamError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let Fetch { id, background } = fetch;
     let limits = &server.limits;
-    let Some(_slot) = server.slot(&server.serve_slots).await else {
+    let slots = if background { &server.background_serve_slots } else { &server.serve_slots };
+    let Some(_slot) = server.slot(slots).await else {
         return Ok(Some(Refusal::Busy.into()));
     };
     let chunk = match server.ask(server.chunks.read(id)).await {
@@ -423,10 +471,11 @@ where
     };
     let bytes = chunk.bytes();
     within(limits.stall, write_message(io, &Reply::Found(bytes.len() as u64))).await?;
-    let sending = write_body(io, bytes, limits.stall, |n| {
+    let flow = limits.flow(background.then_some(Pace::Full));
+    let sending = write_flow(io, bytes, limits.stall, flow, |n| {
         server.counters.chunk_bytes_out.fetch_add(n as u64, Ordering::Relaxed);
     });
-    within(limits.transfer(bytes.len() as u64), sending).await?;
+    within(limits.allowance(background, bytes.len() as u64), sending).await?;
     Ok(None)
 }
 

@@ -36,7 +36,6 @@ pub(super) struct Collector {
     /// Digests announced last. Members are told of changes only: whether a digest is ours is seen
     /// again at each look through the stubs, for it may be this node that has caught up.
     heard: BTreeMap<NodeId, (DatabaseId, [u8; 16])>,
-    snapshot: Option<(u64, SharedSeen)>,
     cursor: Option<Dot>,
     /// Where the pass over names for forgotten tombstones goes on.
     names: Option<Name>,
@@ -49,7 +48,6 @@ impl Collector {
             members: BTreeMap::new(),
             announced: BTreeMap::new(),
             heard: BTreeMap::new(),
-            snapshot: None,
             cursor: None,
             names: None,
             next,
@@ -67,25 +65,12 @@ impl Collector {
     }
 
     /// Takes whoever announced last what this node has seen as having seen just that.
-    fn compare(&mut self, knowledge: &mut Knowledge) {
+    fn compare(&mut self, knowledge: &Knowledge) {
         let (ours, members) = (knowledge.digest(), &self.members);
         self.heard.retain(|node, _| members.contains_key(node));
         let equal = self.heard.iter().filter(|(_, (_, digest))| *digest == ours);
         for (node, database) in equal.map(|(node, (database, _))| (*node, *database)).collect::<Vec<_>>() {
-            let seen = self.snapshot(knowledge);
-            self.announced(node, database, seen);
-        }
-    }
-
-    /// Our own `seen`, shared between all members that announce the same.
-    pub fn snapshot(&mut self, knowledge: &Knowledge) -> SharedSeen {
-        match &self.snapshot {
-            Some((changes, seen)) if *changes == knowledge.changes() => Arc::clone(seen),
-            _ => {
-                let seen = Arc::new(knowledge.seen().clone());
-                self.snapshot = Some((knowledge.changes(), Arc::clone(&seen)));
-                seen
-            }
+            self.announced(node, database, Arc::clone(knowledge.seen()));
         }
     }
 
@@ -94,6 +79,11 @@ impl Collector {
         if self.members.get(&node) == Some(&database) {
             self.announced.insert(node, (database, seen));
         }
+    }
+
+    /// Whether a member has announced all of `seen` under this database.
+    pub fn has_seen(&self, node: &NodeId, database: DatabaseId, seen: &Seen) -> bool {
+        self.announced.get(node).is_some_and(|(under, theirs)| *under == database && theirs.is_superset(seen))
     }
 
     pub const fn poll_timeout(&self) -> Option<Instant> {
@@ -121,7 +111,7 @@ impl Catalog {
         if !self.collect.members.contains_key(&self.config.node) {
             return Ok(());
         }
-        self.collect.compare(&mut self.knowledge);
+        self.collect.compare(&self.knowledge);
         let stubs = step.storage.stubs_after(self.collect.cursor.as_ref(), BATCH)?;
         self.collect.cursor = None;
         if stubs.len() == BATCH {

@@ -1,41 +1,38 @@
 //! Exchange: healing what pushes and relays missed.
 //!
-//! A node whose peer announces another digest pulls from it, in pages, every name of which the
-//! peer holds something that the node has not seen; the peer, seeing the node's `seen` in the
-//! request, pulls in turn if it lacks anything. Rules of the receiver, page by page:
+//! A node whose peer announces another digest compares with it what they have seen, and pulls from
+//! it, in pages, every name of which the peer holds something that the node has not seen; the peer
+//! does the same in turn. Rules of the receiver, page by page:
 //!
 //! - versions are merged;
 //! - where everything that the peer holds of the name is then known, its stubs are adopted, and
 //!   survivors that the peer has seen and does not hold are dropped: something supersedes them;
-//! - the peer's whole `seen`, of the transaction of the first page, is merged after the last one.
+//! - what the peer had seen when it was compared is merged after the last one.
 //!
 //! Pages of a peer whose database cannot be relied on only bring versions. A node that is not ready itself checks
 //! all its survivors against the peer before it merges the peer's `seen`: stubs that a member
 //! would have been sent may be collected for those who were no members.
 
+mod compare;
+mod page;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::message::{Check, Cursor, MAX_CHECKED, NamePart, Page, Pull, Request, Response, encoded_len};
-use super::read::published;
-use super::seen::{Seen, SeenSet};
+use self::compare::Comparison;
+use super::message::{Check, Cursor, MAX_CHECKED, NamePart, Page, Pull, Request, Response};
+use super::seen::Seen;
 use super::storage::Result;
-use super::{Catalog, Event, Purpose, Step, Unreachable};
+use super::{Catalog, Event, Purpose, SharedSeen, Step, Unreachable};
 use crate::name::Name;
 use crate::node_id::NodeId;
 use crate::roster::DatabaseId;
 use crate::time::Instant;
-use crate::version::Dot;
-
-/// What a page carries of names and closed dots, in encoded bytes.
-const PAGE_BYTES: usize = 384 << 10;
+use crate::version::{Dot, Origin};
 
 /// How many names one page looks up.
 const PAGE_NAMES: usize = 1000;
-
-/// How many closed dots one page carries.
-const PAGE_CLOSED: usize = 2000;
 
 /// A peer that had nothing new is left alone for 2 to this power intervals at most.
 const MAX_QUIET: u32 = 4;
@@ -58,16 +55,27 @@ struct Peer {
 struct Current {
     peer: NodeId,
     request: u64,
-    asked: Seen,
-    after: Option<Cursor>,
-    /// The peer's `seen` and database at the first page.
-    first: Option<(Seen, Option<DatabaseId>)>,
+    phase: Phase,
+    /// What the peer had seen, once all is compared, and its database.
+    theirs: SharedSeen,
+    database: Option<DatabaseId>,
+    /// Origins of which the peer had seen more, as far as pages were asked of them.
+    wanted: BTreeSet<Origin>,
     /// All pages could drop, and all they held was understood.
     whole: bool,
     thorough: bool,
-    /// In a thorough exchange after the last page: the names before this one are checked.
-    checked: Option<Name>,
     learnt: bool,
+}
+
+/// How far an exchange came.
+#[derive(Debug)]
+enum Phase {
+    /// What both have seen is compared.
+    Comparing(Box<Comparison>),
+    /// Pages are asked for, the next one after this.
+    Pulling(Option<Cursor>),
+    /// In a thorough exchange after the last page: the names up to this one are checked.
+    Checking(Option<Name>),
 }
 
 /// Whom to exchange with, and the exchange under way.
@@ -114,6 +122,16 @@ impl Exchange {
         self.next = self.next.min(now);
     }
 
+    /// Members are here again: what they differ in was written while they were away, so nothing that
+    /// was found before says that there is little to learn.
+    pub fn returned(&mut self, now: Instant, nodes: &[NodeId]) {
+        for node in nodes {
+            if let Some(peer) = self.peers.get_mut(node) {
+                (peer.not_before, peer.quiet) = (now, 0);
+            }
+        }
+    }
+
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.current.is_some() {
             return None; // The driver reports every request at its deadline.
@@ -148,20 +166,20 @@ impl Catalog {
         let thorough =
             self.exchange.peers.get(&peer).is_some_and(|p| p.thorough) || step.electorate.standing().is_err();
         self.exchange.next = step.now + self.exchange_pace(step);
-        self.pull(
-            step,
-            Current {
-                peer,
-                request: 0,
-                asked: Seen::default(),
-                after: None,
-                first: None,
-                whole: true,
-                thorough,
-                checked: None,
-                learnt: false,
-            },
-        );
+        let comparison =
+            Comparison::new(Arc::clone(self.knowledge.seen()), Arc::clone(self.knowledge.census()));
+        let current = Current {
+            peer,
+            request: 0,
+            phase: Phase::Comparing(Box::new(comparison)),
+            theirs: Arc::default(),
+            database: None,
+            wanted: BTreeSet::new(),
+            whole: true,
+            thorough,
+            learnt: false,
+        };
+        self.compare_next(step, current);
     }
 
     fn own_database(&self, step: &Step<'_>) -> Option<DatabaseId> {
@@ -171,13 +189,17 @@ impl Catalog {
         own.filter(|_| step.electorate.standing().is_ok()).map(|(_, database)| database)
     }
 
-    fn pull(&mut self, step: &Step<'_>, mut current: Current) {
-        current.asked = self.knowledge.seen().clone();
-        let pull = Pull {
-            database: self.own_database(step),
-            seen: current.asked.clone(),
-            after: current.after.clone(),
-        };
+    /// Asks what is still to be compared.
+    fn compare_next(&mut self, step: &Step<'_>, mut current: Current) -> Option<Current> {
+        let Phase::Comparing(comparison) = &mut current.phase else { return Some(current) };
+        let Some(question) = comparison.next() else { return Some(current) };
+        self.send_exchange(step, current, Request::Compare(question));
+        None
+    }
+
+    fn pull(&mut self, step: &Step<'_>, mut current: Current, after: Option<Cursor>) {
+        let pull = Pull { after: after.clone(), ..self.wish(&mut current.wanted) };
+        current.phase = Phase::Pulling(after);
         self.send_exchange(step, current, Request::Pull(pull));
     }
 
@@ -196,26 +218,33 @@ impl Catalog {
     ) -> Result<()> {
         let is_current = |c: &mut Current| c.peer == from && c.request == request;
         let Some(mut current) = self.exchange.current.take_if(is_current) else { return Ok(()) };
-        match response {
-            Ok(Response::Page(page)) => {
-                let before = self.knowledge.changes();
-                let database = page.database;
-                let (next, theirs) = self.apply(step, &mut current, page)?;
-                let learnt = before != self.knowledge.changes();
-                current.learnt |= learnt;
-                let (_, first_database) = current.first.get_or_insert((theirs, database));
-                if *first_database != database || (next.is_some() && next == current.after && !learnt) {
+        match (response, &mut current.phase) {
+            (Ok(Response::Compared(answer)), Phase::Comparing(comparison)) => {
+                if comparison.take(answer).is_err() {
                     self.end_exchange(step, &current, false);
                     return Ok(());
                 }
-                current.after = next;
-                if current.after.is_some() {
-                    self.pull(step, current);
+                let Some(current) = self.compare_next(step, current) else { return Ok(()) };
+                self.compared(step, current)
+            }
+            (Ok(Response::Page(page)), Phase::Pulling(after)) => {
+                let (before, asked_after) = (self.knowledge.changes(), after.take());
+                let same_database = page.database == current.database;
+                let next = if same_database { self.apply(step, &mut current, page)? } else { None };
+                let learnt = before != self.knowledge.changes();
+                current.learnt |= learnt;
+                if !same_database || (next.is_some() && next == asked_after && !learnt) {
+                    self.end_exchange(step, &current, false);
                     return Ok(());
                 }
+                if next.is_some() {
+                    self.pull(step, current, next);
+                    return Ok(());
+                }
+                current.phase = Phase::Checking(None);
                 self.check_next(step, current)
             }
-            Ok(Response::Superseded(dots)) if current.thorough => {
+            (Ok(Response::Superseded(dots)), Phase::Checking(_)) if current.thorough => {
                 for dot in dots {
                     if let Some(survivor) = step.storage.survivor(&dot)? {
                         self.knowledge.drop_superseded(step.storage, &survivor.version.name, dot)?;
@@ -224,24 +253,42 @@ impl Catalog {
                 }
                 self.check_next(step, current)
             }
-            Ok(_) | Err(Unreachable) => {
+            _ => {
                 self.end_exchange(step, &current, false);
                 Ok(())
             }
         }
     }
 
+    /// All is compared: asks for pages of what the peer has seen more of, if there is any.
+    fn compared(&mut self, step: &mut Step<'_>, mut current: Current) -> Result<()> {
+        if let Phase::Comparing(comparison) = std::mem::replace(&mut current.phase, Phase::Checking(None)) {
+            (current.theirs, current.wanted, current.database) = comparison.finish();
+        }
+        if let Some(database) = current.database {
+            self.collect.announced(current.peer, database, Arc::clone(&current.theirs));
+        }
+        if current.wanted.is_empty() {
+            return self.check_next(step, current);
+        }
+        self.pull(step, current, None);
+        Ok(())
+    }
+
     /// After the last page: what is left to check, then the end.
     fn check_next(&mut self, step: &mut Step<'_>, mut current: Current) -> Result<()> {
-        let Some((theirs, _)) = &current.first else { return Ok(()) };
-        if current.whole && current.thorough {
+        let theirs = Arc::clone(&current.theirs);
+        if let Phase::Checking(checked) = &mut current.phase
+            && current.whole
+            && current.thorough
+        {
             let mut dots = Vec::new();
             loop {
-                let names = step.storage.names(current.checked.as_ref(), PAGE_NAMES)?;
+                let names = step.storage.names(checked.as_ref(), PAGE_NAMES)?;
                 for name in &names {
                     let ours = step.storage.survivors(name)?.into_iter().map(|s| s.version.dot);
-                    dots.extend(ours.filter(|dot| theirs.contains(dot)));
-                    current.checked = Some(name.clone());
+                    dots.extend(ours);
+                    *checked = Some(name.clone());
                     if dots.len() >= MAX_CHECKED / 2 {
                         break;
                     }
@@ -258,7 +305,11 @@ impl Catalog {
         }
         if current.whole {
             let before = self.knowledge.changes();
-            self.knowledge.union(step.storage, theirs)?;
+            for origin in &current.wanted {
+                if let Some(set) = theirs.origin(origin) {
+                    self.knowledge.union(step.storage, origin, set)?;
+                }
+            }
             current.learnt |= before != self.knowledge.changes();
         }
         self.end_exchange(step, &current, true);
@@ -277,23 +328,23 @@ impl Catalog {
         if let Some(peer) = self.exchange.peers.get_mut(&current.peer) {
             peer.differs = peer.digest.is_some_and(|theirs| theirs != ours);
             peer.thorough &= !done;
-            peer.quiet = if current.learnt { 0 } else { (peer.quiet + 1).min(MAX_QUIET) };
-            peer.not_before = step.now + interval * (1 << peer.quiet);
+            // One that failed says nothing of what there is to learn.
+            peer.quiet = match (current.learnt, done) {
+                (true, _) => 0,
+                (false, true) => (peer.quiet + 1).min(MAX_QUIET),
+                (false, false) => peer.quiet,
+            };
+            let intervals = if done { 1 << peer.quiet } else { 2 };
+            peer.not_before = step.now + interval * intervals;
         }
         if done {
             self.events.push_back(Event::Exchanged { peer: current.peer, learnt: current.learnt });
         }
     }
 
-    /// Merges a page; returns where the next begins, and what the peer has seen.
-    fn apply(
-        &mut self,
-        step: &mut Step<'_>,
-        current: &mut Current,
-        page: Page,
-    ) -> Result<(Option<Cursor>, Seen)> {
-        let mut theirs = current.asked.clone();
-        page.seen.iter().for_each(|(origin, set)| theirs.set_origin(*origin, set.clone()));
+    /// Merges a page; returns where the next begins.
+    fn apply(&mut self, step: &mut Step<'_>, current: &mut Current, page: Page) -> Result<Option<Cursor>> {
+        let theirs = Arc::clone(&current.theirs);
         for part in &page.names {
             self.apply_name(step, current, part, &theirs, page.ready)?;
         }
@@ -304,7 +355,7 @@ impl Catalog {
         } else {
             current.whole = false;
         }
-        Ok((page.next, theirs))
+        Ok(page.next)
     }
 
     fn apply_name(
@@ -341,150 +392,4 @@ impl Catalog {
         }
         Ok(())
     }
-
-    /// Which of a peer's survivors are seen here and do not survive.
-    pub(super) fn check(&mut self, step: &mut Step<'_>, dots: &[Dot]) -> Result<Response> {
-        if !step.electorate.is_intact() {
-            let why = step.electorate.standing().err();
-            return Ok(Response::NotReady(why.unwrap_or_default()));
-        }
-        let mut superseded = Vec::new();
-        for dot in dots.iter().take(MAX_CHECKED) {
-            let known = self.knowledge.contains(dot) || step.storage.stub(dot)?.is_some();
-            if known && step.storage.survivor(dot)?.is_none() {
-                superseded.push(*dot);
-            }
-        }
-        Ok(Response::Superseded(superseded))
-    }
-
-    /// The page of names and closed dots after `pull.after` that the asker has not seen.
-    pub(super) fn page(&mut self, step: &mut Step<'_>, from: NodeId, pull: Pull) -> Result<Page> {
-        let theirs = &pull.seen;
-        if pull.after.is_none() && !self.knowledge.seen().is_superset(theirs) {
-            self.exchange.differs(step.now, from, theirs.digest());
-        }
-        let mut page = Page {
-            database: self.own_database(step),
-            seen: difference(self.knowledge.seen(), theirs),
-            closed: Vec::new(),
-            names: Vec::new(),
-            next: None,
-            ready: step.electorate.is_intact() || self.config.faults.answer_before_ready,
-        };
-        self.fill(step, &mut page, theirs, pull.after)?;
-        if let Some(database) = pull.database {
-            self.collect.announced(from, database, Arc::new(pull.seen));
-        }
-        Ok(page)
-    }
-
-    fn fill(&self, step: &Step<'_>, page: &mut Page, theirs: &Seen, after: Option<Cursor>) -> Result<()> {
-        let mut room = PAGE_BYTES;
-        let mut last_name = None;
-        match after {
-            None | Some(Cursor::Closed(_)) => {
-                let after = match &after {
-                    Some(Cursor::Closed(dot)) => Some(dot),
-                    _ => None,
-                };
-                page.closed = step.storage.closed_unseen_by(theirs, after, PAGE_CLOSED)?;
-                if let Some(dot) = page.closed.last().filter(|_| page.closed.len() == PAGE_CLOSED) {
-                    page.next = Some(Cursor::Closed(*dot));
-                    return Ok(());
-                }
-            }
-            Some(Cursor::Name(name)) => last_name = Some(name),
-            Some(Cursor::Within(name, stub)) => {
-                let part = self.part(step, theirs, &name, stub.as_ref(), &mut room)?;
-                if !part.last {
-                    page.next = Some(within(&part, stub));
-                    page.names.push(part);
-                    return Ok(());
-                }
-                page.names.push(part);
-                last_name = Some(name);
-            }
-        }
-        let names = step.storage.names_unseen_by(theirs, last_name.as_ref(), PAGE_NAMES)?;
-        let is_full = names.len() == PAGE_NAMES;
-        for name in names {
-            let before = room;
-            let part = self.part(step, theirs, &name, None, &mut room)?;
-            if !part.last && before < PAGE_BYTES / 2 {
-                // It begins the next page, where it may fit as a whole.
-                page.next = last_name.map(Cursor::Name);
-                return Ok(());
-            }
-            if !part.last {
-                page.next = Some(within(&part, None));
-                page.names.push(part);
-                return Ok(());
-            }
-            last_name = Some(name);
-            if !(part.holds.is_empty() && part.stubs.is_empty()) {
-                page.names.push(part);
-            }
-        }
-        if is_full {
-            page.next = last_name.map(Cursor::Name);
-        }
-        Ok(())
-    }
-
-    fn part(
-        &self,
-        step: &Step<'_>,
-        theirs: &Seen,
-        name: &Name,
-        after: Option<&Dot>,
-        room: &mut usize,
-    ) -> Result<NamePart> {
-        let ours = published(&*step.storage, name)?;
-        let holds: Vec<Dot> = ours.iter().map(|v| v.dot).collect();
-        let mut part =
-            NamePart { name: name.clone(), holds, versions: Vec::new(), stubs: Vec::new(), last: true };
-        *room = room.saturating_sub(encoded_len(&part));
-        for version in ours.into_iter().filter(|v| !theirs.contains(&v.dot)) {
-            let bytes = encoded_len(&version);
-            // One version always goes, so that a page always moves on.
-            if bytes > *room && !(part.versions.is_empty() && *room > PAGE_BYTES / 2) {
-                part.last = false;
-                return Ok(part);
-            }
-            *room = room.saturating_sub(bytes);
-            part.versions.push(version);
-        }
-        for stub in step.storage.stubs(name)? {
-            let wanted = !theirs.contains(&stub.dot) || !self.knowledge.contains(&stub.dot);
-            if !wanted || after.is_some_and(|after| stub.dot <= *after) {
-                continue;
-            }
-            let bytes = encoded_len(&stub);
-            if bytes > *room {
-                part.last = false;
-                return Ok(part);
-            }
-            *room -= bytes;
-            part.stubs.push(stub);
-        }
-        Ok(part)
-    }
-}
-
-/// Where a name that did not fit goes on.
-fn within(part: &NamePart, before: Option<Dot>) -> Cursor {
-    Cursor::Within(part.name.clone(), part.stubs.last().map(|stub| stub.dot).or(before))
-}
-
-/// The sets of `ours` that are not equal to those of `theirs`; empty where only they have one.
-fn difference(ours: &Seen, theirs: &Seen) -> Seen {
-    let mut difference = Seen::default();
-    for (origin, set) in ours.iter().filter(|(origin, set)| theirs.origin(origin) != Some(set)) {
-        difference.set_origin(*origin, set.clone());
-    }
-    for (origin, _) in theirs.iter().filter(|(origin, _)| ours.origin(origin).is_none()) {
-        difference.set_origin(*origin, SeenSet::default());
-    }
-    difference
 }

@@ -9,11 +9,14 @@
 //! no exchange finds any more. It leaves a *pending* stub instead (a stub whose dot is not seen),
 //! which keeps the version from surviving when it comes and still takes its context from it.
 
+use std::sync::Arc;
+
+use super::census::Census;
 use super::message::is_plausible;
-use super::seen::Seen;
+use super::seen::{Seen, SeenSet};
 use super::storage::{Result, Storage, Stub, Survivor};
 use crate::name::Name;
-use crate::version::{Dot, Version};
+use crate::version::{Dot, Origin, Version};
 
 /// What became of a version that was offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +32,9 @@ pub enum Learned {
 /// What this node has seen, kept beside the storage that it is durable in.
 #[derive(Debug)]
 pub struct Knowledge {
-    seen: Seen,
-    digest: Option<[u8; 16]>,
+    // Shared with whoever needs what was seen at one time; copied if that changes meanwhile.
+    seen: Arc<Seen>,
+    census: Arc<Census>,
     changes: u64,
 }
 
@@ -41,12 +45,18 @@ impl Knowledge {
     ///
     /// If the storage fails.
     pub fn open(storage: &dyn Storage) -> Result<Self> {
-        Ok(Self { seen: storage.seen()?, digest: None, changes: 0 })
+        let seen = storage.seen()?;
+        Ok(Self { census: Arc::new(Census::of(&seen)), seen: Arc::new(seen), changes: 0 })
     }
 
-    /// What is seen.
-    pub const fn seen(&self) -> &Seen {
+    /// What is seen; to be shared.
+    pub const fn seen(&self) -> &Arc<Seen> {
         &self.seen
+    }
+
+    /// The same by buckets; to be shared.
+    pub const fn census(&self) -> &Arc<Census> {
+        &self.census
     }
 
     /// Counts the changes of what is seen.
@@ -54,9 +64,9 @@ impl Knowledge {
         self.changes
     }
 
-    /// [`Seen::digest`], computed at most once for each change.
-    pub fn digest(&mut self) -> [u8; 16] {
-        *self.digest.get_or_insert_with(|| self.seen.digest())
+    /// [`Seen::digest`].
+    pub fn digest(&self) -> [u8; 16] {
+        self.census.digest()
     }
 
     /// Whether `dot` is seen.
@@ -64,34 +74,34 @@ impl Knowledge {
         self.seen.contains(dot)
     }
 
-    fn changed(&mut self) {
-        self.digest = None;
-        self.changes += 1;
-    }
-
     fn mark(&mut self, storage: &mut dyn Storage, dot: Dot) -> Result<()> {
-        if self.seen.insert(dot) {
-            self.changed();
-            if let Some(set) = self.seen.origin(&dot.origin) {
-                storage.put_seen(&dot.origin, set)?;
-            }
+        if self.seen.contains(&dot) {
+            return Ok(());
         }
-        Ok(())
+        Arc::make_mut(&mut self.seen).insert(dot);
+        self.changed(storage, &dot.origin)
     }
 
-    /// Marks all that a peer has seen, once everything it holds was learnt from it.
+    /// More is seen of an origin.
+    fn changed(&mut self, storage: &mut dyn Storage, origin: &Origin) -> Result<()> {
+        self.changes += 1;
+        let Some(set) = self.seen.origin(origin) else { return Ok(()) };
+        Arc::make_mut(&mut self.census).update(origin, set);
+        storage.put_seen(origin, set)
+    }
+
+    /// Marks what a peer has seen of an origin, once everything it holds of it was learnt.
     ///
     /// # Errors
     ///
     /// If the storage fails.
-    pub fn union(&mut self, storage: &mut dyn Storage, theirs: &Seen) -> Result<()> {
-        for origin in self.seen.union(theirs) {
-            self.changed();
-            if let Some(set) = self.seen.origin(&origin) {
-                storage.put_seen(&origin, set)?;
-            }
+    pub fn union(&mut self, storage: &mut dyn Storage, origin: &Origin, theirs: &SeenSet) -> Result<()> {
+        let none = SeenSet::default();
+        if self.seen.origin(origin).unwrap_or(&none).is_superset(theirs) {
+            return Ok(());
         }
-        Ok(())
+        Arc::make_mut(&mut self.seen).union_origin(origin, theirs);
+        self.changed(storage, origin)
     }
 
     /// Merges a published version.

@@ -1,19 +1,23 @@
 //! What catalogs say to each other: requests and responses, and their limits on the wire.
 //!
-//! An encoded message is at most [`MAX_MESSAGE_BYTES`]; whoever builds one cuts it to size. Fields
+//! Whoever builds a message cuts it to size, far below [`MAX_MESSAGE_BYTES`]. Fields
 //! that a reader does not know are ignored. Decoding checks every count that is used later, so a
 //! decoded message is safe to act upon.
 
 use minicbor::{Decode, Encode};
 
+mod exchange;
+
 use super::seen::{Seen, SeenSet};
-use super::storage::Stub;
 use crate::name::Name;
-use crate::roster::DatabaseId;
 use crate::version::{Dot, MAX_CONTENT_TYPE_BYTES, Version};
 
-/// The longest encoded request or response.
-pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+pub use exchange::{
+    Check, Claim, Compare, Compared, Cursor, Division, MAX_CHECKED, MAX_COMPARED, NamePart, Page, Pull,
+};
+
+/// The longest encoded request or response that is accepted. Nobody builds one of more than 1 MiB.
+pub const MAX_MESSAGE_BYTES: usize = crate::wire::MAX_CALL_BYTES;
 
 /// The greatest sequence number that is accepted: what lies beyond was never drawn.
 pub const MAX_SEQUENCE: u64 = 1 << 53;
@@ -45,6 +49,9 @@ pub enum Request {
     /// Which of my survivors do you know to be superseded?
     #[n(7)]
     Check(#[n(0)] Check),
+    /// Where do we differ in what we have seen?
+    #[n(8)]
+    Compare(#[n(0)] Compare),
 }
 
 /// Reads a name.
@@ -133,35 +140,6 @@ pub struct Release {
     pub attempt: Dot,
 }
 
-/// Where a page ended. Closed dots come before all names.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum Cursor {
-    /// After this closed dot.
-    #[n(0)]
-    Closed(#[n(0)] Dot),
-    /// After this name; all closed dots were sent.
-    #[n(1)]
-    Name(#[n(0)] Name),
-    /// Within this name, after the stub with this dot, or at its first stub.
-    #[n(2)]
-    Within(#[n(0)] Name, #[n(1)] Option<Dot>),
-}
-
-/// Asks for a page.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct Pull {
-    /// The asker's present database, under which it announces what it has seen.
-    #[n(0)]
-    pub database: Option<DatabaseId>,
-    /// What the asker has seen.
-    #[n(1)]
-    pub seen: Seen,
-    /// Where the page before ended.
-    #[n(2)]
-    pub after: Option<Cursor>,
-}
-
 /// Relays versions.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -173,18 +151,6 @@ pub struct Relay {
     #[n(1)]
     pub until: crate::node_id::NodeId,
 }
-
-/// Asks which of these versions something supersedes.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct Check {
-    /// Survivors of the asker; at most [`MAX_CHECKED`].
-    #[n(0)]
-    pub dots: Vec<Dot>,
-}
-
-/// The most dots in one [`Check`].
-pub const MAX_CHECKED: usize = 4096;
 
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -231,6 +197,9 @@ pub enum Response {
     /// To [`Request::Check`]: those that are seen here and do not survive.
     #[n(13)]
     Superseded(#[n(0)] Vec<Dot>),
+    /// To [`Request::Compare`].
+    #[n(14)]
+    Compared(#[n(0)] Compared),
 }
 
 /// What survives of a name at one replica.
@@ -255,51 +224,6 @@ pub struct Pushed {
     /// Versions whose dots are known with other content.
     #[n(0)]
     pub refused: Vec<Dot>,
-}
-
-/// A name in a page.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct NamePart {
-    /// The name.
-    #[n(0)]
-    pub name: Name,
-    /// All of the sender's published survivors.
-    #[n(1)]
-    pub holds: Vec<Dot>,
-    /// Those that the receiver has not seen.
-    #[n(2)]
-    pub versions: Vec<Version>,
-    /// Stubs that the receiver has not seen, or the sender itself has not.
-    #[n(3)]
-    pub stubs: Vec<Stub>,
-    /// Whether no part of this name follows.
-    #[n(4)]
-    pub last: bool,
-}
-
-/// A page of names, and the sender's `seen` of the same transaction.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct Page {
-    /// The sender's present database.
-    #[n(0)]
-    pub database: Option<DatabaseId>,
-    /// What the sender has seen of the origins of which it has seen other than the request says.
-    #[n(1)]
-    pub seen: Seen,
-    /// Closed dots that the receiver has not seen.
-    #[n(2)]
-    pub closed: Vec<Dot>,
-    /// Names, in order.
-    #[n(3)]
-    pub names: Vec<NamePart>,
-    /// Where to go on; absent on the last page.
-    #[n(4)]
-    pub next: Option<Cursor>,
-    /// Whether the sender's database can be relied on: only then does the page drop anything.
-    #[n(5)]
-    pub ready: bool,
 }
 
 struct Counter(usize);
@@ -346,7 +270,8 @@ pub(super) fn is_plausible(version: &Version) -> bool {
 fn normal(seen: &Seen) -> Option<Seen> {
     let mut normal = Seen::default();
     for (origin, wire) in seen.iter() {
-        if wire.prefix() > MAX_SEQUENCE || wire.above().any(|s| s == 0 || s > MAX_SEQUENCE) {
+        let is_off = |(first, last)| first == 0 || first > last || last > MAX_SEQUENCE;
+        if wire.prefix() > MAX_SEQUENCE || wire.runs().any(is_off) {
             return None;
         }
         let mut set = SeenSet::default();
@@ -371,21 +296,26 @@ impl Request {
         if bytes.len() > MAX_MESSAGE_BYTES {
             return Err(invalid("too long"));
         }
-        let mut request: Self = minicbor::decode(bytes).map_err(invalid)?;
-        let versions: &[Version] = match &mut request {
+        minicbor::decode::<Self>(bytes).map_err(invalid)?.checked()
+    }
+
+    /// Checks what was decoded as part of something else.
+    pub(crate) fn checked(mut self) -> Result<Self, InvalidMessage> {
+        let versions: &[Version] = match &mut self {
             Self::Read(Read { offers, .. }) | Self::Reserve(Reserve { offers, .. }) => offers,
             Self::Push(Push { versions, .. }) | Self::Relay(Relay { versions, .. }) => versions,
             Self::Vote(vote) => std::slice::from_ref(&vote.version),
             Self::Pull(pull) => {
-                pull.seen = normal(&pull.seen).ok_or_else(|| invalid("implausible seen"))?;
+                pull.wanted = normal(&pull.wanted).ok_or_else(|| invalid("implausible seen"))?;
                 &[]
             }
-            Self::Release(_) | Self::Check(_) => &[],
+            Self::Compare(compare) if !compare.is_plausible() => return Err(invalid("implausible buckets")),
+            Self::Release(_) | Self::Check(_) | Self::Compare(_) => &[],
         };
         if !versions.iter().all(is_plausible) {
             return Err(invalid("implausible version"));
         }
-        Ok(request)
+        Ok(self)
     }
 }
 
@@ -404,26 +334,23 @@ impl Response {
         if bytes.len() > MAX_MESSAGE_BYTES {
             return Err(invalid("too long"));
         }
-        let mut response: Self = minicbor::decode(bytes).map_err(invalid)?;
-        let plausible = match &mut response {
+        minicbor::decode::<Self>(bytes).map_err(invalid)?.checked()
+    }
+
+    /// Checks what was decoded as part of something else.
+    pub(crate) fn checked(mut self) -> Result<Self, InvalidMessage> {
+        let plausible = match &mut self {
             Self::Read(answer) | Self::Gone(answer) => answer.versions.iter().all(is_plausible),
+            Self::Compared(compared) => {
+                compared.seen = normal(&compared.seen).ok_or_else(|| invalid("implausible seen"))?;
+                compared.is_plausible()
+            }
             Self::Page(page) => {
-                page.seen = normal(&page.seen).ok_or_else(|| invalid("implausible seen"))?;
                 page.closed.iter().all(|dot| (1..=MAX_SEQUENCE).contains(&dot.sequence))
                     && page.names.iter().all(NamePart::is_plausible)
             }
             _ => true,
         };
-        if plausible { Ok(response) } else { Err(invalid("implausible version")) }
-    }
-}
-
-impl NamePart {
-    fn is_plausible(&self) -> bool {
-        self.versions.iter().all(|v| is_plausible(v) && v.name == self.name)
-            && self
-                .stubs
-                .iter()
-                .all(|s| (1..=MAX_SEQUENCE).contains(&s.dot.sequence) && s.name.as_ref() == Some(&self.name))
+        if plausible { Ok(self) } else { Err(invalid("implausible version")) }
     }
 }

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::command::{Consistency, Outcome, Refusal};
+use super::electorate::HomeList;
 use super::merge::visible;
 use super::message::{Read, Request, Response, Survivors};
 use super::operation::{Goal, Operation, Progress, Stage, Tally};
@@ -19,6 +20,9 @@ use crate::api::Durability;
 use crate::name::Name;
 use crate::node_id::NodeId;
 use crate::version::{Dot, Version};
+
+/// Failures in a row after which a replica is taken for unreachable.
+const HOPELESS: u32 = 3;
 
 /// How often one replica is asked in one stage: survivors in the thousands come in several answers.
 const MAX_ROUNDS: u32 = 64;
@@ -129,13 +133,32 @@ impl Catalog {
         if self.has_majority(op, &tally) && (!needs_all || op.has_all(&tally)) {
             return self.finish_reading(step, op);
         }
-        // A reader whose replicas cannot be reached is not kept waiting for the deadline.
-        let hopeless = |node: &NodeId| op.targets.get(node).is_some_and(|t| t.failures >= 3);
-        let silent = op.targets.keys().filter(|node| !tally.has(node));
-        if matches!(op.goal, Goal::Read) && !op.homes.is_empty() && silent.clone().all(hopeless) {
-            return self.read_locally(step, op, &tally);
+        // Whose replicas cannot be reached is not kept waiting for the deadline. A read, which still may
+        // answer from here, takes failed requests for enough; a write is only refused early where the
+        // view agrees that the member is gone. Both may be wrong, and then a refusal came early that
+        // changed nothing; a suspect is never ruled out.
+        let failed = |node: &NodeId| op.targets.get(node).is_some_and(|t| t.failures >= HOPELESS);
+        let silent = || op.targets.keys().filter(|node| !tally.has(node));
+        match &op.goal {
+            _ if op.homes.is_empty() => Ok(Progress::Waiting),
+            Goal::Read if silent().all(failed) => self.read_locally(step, op, &tally),
+            // The upload still runs, and the name is read again at its end.
+            Goal::Read | Goal::Write { payload: None, .. } => Ok(Progress::Waiting),
+            Goal::Write { .. } | Goal::Delete { .. } => {
+                let gone =
+                    |node: &NodeId| failed(node) && self.reachable.is_some() && !self.is_reachable(node);
+                let hopes: BTreeSet<NodeId> = silent().filter(|node| !gone(node)).copied().collect();
+                let may_reach = |list: &HomeList| {
+                    let may = list.nodes.iter().filter(|n| tally.has(n) || hopes.contains(n)).count();
+                    may >= if needs_all { list.nodes.len() } else { list.majority }
+                };
+                if op.homes.iter().all(may_reach) {
+                    return Ok(Progress::Waiting);
+                }
+                let (answered, needed) = op.shortfall(&tally);
+                self.refuse(step, op, Refusal::NoQuorum { answered, needed })
+            }
         }
-        Ok(Progress::Waiting)
     }
 
     fn finish_reading(&mut self, step: &mut Step<'_>, op: &mut Operation) -> Result<Progress> {

@@ -1,22 +1,24 @@
 //! What a node has learnt of: per origin a prefix of sequence numbers and single ones above it.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
-use sha2::{Digest, Sha256};
 
+use super::census::Census;
 use crate::version::{Dot, Origin};
 
 /// Seen sequence numbers of one origin.
 ///
-/// Invariant: `above` holds nothing at or next to `prefix`, so equal sets are equal values.
+/// What lies above the prefix is kept as runs, for there may be millions of it while one upload is
+/// open that began before. Invariant: runs neither touch each other nor the prefix, so equal sets are
+/// equal values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct SeenSet {
     #[n(0)]
     prefix: u64,
+    /// The last number of each run, by its first.
     #[n(1)]
-    above: BTreeSet<u64>,
+    runs: BTreeMap<u64, u64>,
 }
 
 impl SeenSet {
@@ -25,49 +27,70 @@ impl SeenSet {
         self.prefix
     }
 
-    /// The seen numbers that are not part of the prefix.
-    pub fn above(&self) -> impl Iterator<Item = u64> {
-        self.above.iter().copied()
+    /// The runs of seen numbers that are not part of the prefix: their first and last numbers.
+    pub fn runs(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.runs.iter().map(|(first, last)| (*first, *last))
+    }
+
+    /// Whether nothing is seen.
+    pub fn is_empty(&self) -> bool {
+        self.prefix == 0 && self.runs.is_empty()
     }
 
     /// Whether `sequence` is seen.
     pub fn contains(&self, sequence: u64) -> bool {
-        sequence <= self.prefix || self.above.contains(&sequence)
+        sequence <= self.prefix
+            || self.runs.range(..=sequence).next_back().is_some_and(|(_, last)| *last >= sequence)
     }
 
     /// Marks `sequence`; says whether it was new.
     pub fn insert(&mut self, sequence: u64) -> bool {
-        if self.contains(sequence) {
-            return false;
+        let is_new = !self.contains(sequence);
+        if is_new {
+            self.insert_run(sequence, sequence);
         }
-        self.above.insert(sequence);
-        self.absorb();
-        true
+        is_new
     }
 
     /// Marks all that `other` has; says whether any was new.
     pub fn union(&mut self, other: &Self) -> bool {
-        let before = (self.prefix, self.above.len());
-        if other.prefix > self.prefix {
-            self.prefix = other.prefix;
+        if self.is_superset(other) {
+            return false;
         }
-        self.above.extend(&other.above);
-        self.absorb();
-        before != (self.prefix, self.above.len())
+        if other.prefix > self.prefix {
+            self.insert_run(self.prefix + 1, other.prefix);
+        }
+        other.runs().for_each(|(first, last)| self.insert_run(first, last));
+        true
     }
 
     /// Whether everything `other` has is here too.
     pub fn is_superset(&self, other: &Self) -> bool {
-        let gap = other.prefix.saturating_sub(self.prefix);
-        let covered = gap <= self.above.len() as u64
-            && (gap == 0 || (self.prefix + 1..=other.prefix).all(|s| self.above.contains(&s)));
-        covered && other.above.iter().all(|s| self.contains(*s))
+        // What follows the prefix is not seen, so no run can make up for a shorter prefix.
+        other.prefix <= self.prefix
+            && other.runs().all(|(first, last)| {
+                last <= self.prefix
+                    || self.runs.range(..=first).next_back().is_some_and(|(_, end)| *end >= last)
+            })
     }
 
-    fn absorb(&mut self) {
-        self.above = self.above.split_off(&(self.prefix.saturating_add(1)));
-        while self.above.remove(&(self.prefix + 1)) {
-            self.prefix += 1;
+    /// Marks `first` to `last`, both included.
+    fn insert_run(&mut self, mut first: u64, mut last: u64) {
+        if last <= self.prefix {
+            return;
+        }
+        // Every run that it meets or touches becomes part of it.
+        while let Some((start, end)) = self.runs.range(..=last.saturating_add(1)).next_back()
+            && end.saturating_add(1) >= first
+        {
+            let (start, end) = (*start, *end);
+            self.runs.remove(&start);
+            (first, last) = (first.min(start), last.max(end));
+        }
+        if first <= self.prefix.saturating_add(1) {
+            self.prefix = last;
+        } else {
+            self.runs.insert(first, last);
         }
     }
 }
@@ -88,22 +111,14 @@ impl Seen {
         self.0.entry(dot.origin).or_default().insert(dot.sequence)
     }
 
-    /// Marks all that `other` has and returns the origins whose sets grew.
-    pub fn union(&mut self, other: &Self) -> Vec<Origin> {
-        let mut grown = Vec::new();
-        for (origin, set) in &other.0 {
-            let changed = match self.0.entry(*origin) {
-                Entry::Vacant(slot) => {
-                    slot.insert(set.clone());
-                    true
-                }
-                Entry::Occupied(mut slot) => slot.get_mut().union(set),
-            };
-            if changed {
-                grown.push(*origin);
-            }
-        }
-        grown
+    /// Marks all that `other` has.
+    pub fn union(&mut self, other: &Self) {
+        other.iter().for_each(|(origin, set)| self.union_origin(origin, set));
+    }
+
+    /// Marks all that `set` has of an origin.
+    pub fn union_origin(&mut self, origin: &Origin, set: &SeenSet) {
+        self.0.entry(*origin).or_default().union(set);
     }
 
     /// Whether everything `other` has is here too.
@@ -127,25 +142,16 @@ impl Seen {
         self.0.iter()
     }
 
-    /// The first 16 bytes of a SHA-256 over all of it: equal sets, equal digests.
+    /// Equal sets, equal digests. A catalog keeps a [`Census`], which knows it without a walk.
     pub fn digest(&self) -> [u8; 16] {
-        let mut hash = Sha256::new();
-        for (origin, set) in &self.0 {
-            hash.update(origin.node.as_str().as_bytes());
-            hash.update([0]);
-            for number in [origin.generation, set.prefix, set.above.len() as u64] {
-                hash.update(number.to_be_bytes());
-            }
-            set.above.iter().for_each(|s| hash.update(s.to_be_bytes()));
-        }
-        let mut digest = [0; 16];
-        digest.copy_from_slice(&hash.finalize()[..16]);
-        digest
+        Census::of(self).digest()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -168,9 +174,18 @@ mod tests {
     }
 
     #[test]
+    fn numbers_above_a_gap_cost_nothing_each() {
+        let mut set = SeenSet::default();
+        (2..100_000).for_each(|number| assert!(set.insert(number)));
+        assert_eq!(set.runs().collect::<Vec<_>>(), [(2, 99_999)]);
+        assert!(minicbor::to_vec(&set).unwrap().len() < 20);
+        assert!(set.insert(1) && set.prefix() == 99_999 && set.runs().next().is_none());
+    }
+
+    #[test]
     fn a_huge_prefix_costs_nothing_to_compare() {
         let mut far = SeenSet::default();
-        far.union(&SeenSet { prefix: u64::MAX - 1, above: BTreeSet::new() });
+        far.union(&SeenSet { prefix: u64::MAX - 1, runs: BTreeMap::new() });
         assert!(!SeenSet::default().is_superset(&far));
         assert!(far.is_superset(&SeenSet::default()));
     }

@@ -222,7 +222,8 @@ impl Catalog {
                 self.release(step, &release.name, release.attempt)?;
                 Ok(Response::Done)
             }
-            Request::Pull(pull) => self.page(step, from, pull).map(Response::Page),
+            Request::Compare(compare) => Ok(Response::Compared(self.compare(step, &compare))),
+            Request::Pull(pull) => self.page(step, pull).map(Response::Page),
             Request::Check(check) => self.check(step, &check.dots),
             Request::Relay(relay) => {
                 self.handle_relay(step, relay)?;

@@ -138,6 +138,14 @@ impl Presence {
         now.since(last)
     }
 
+    /// Whether the member as bound by `entry` seems not to come back: nothing was heard of it for
+    /// `forget_after`, or its id is here with another database or another key.
+    pub fn seems_lost(&self, now: Instant, node: &NodeId, entry: &Entry, forget_after: Duration) -> bool {
+        let replaced =
+            !self.sees_live(node, entry) && self.view.get(node).is_some_and(|seen| is_live(seen.state));
+        replaced || self.silent_for(now, node, entry) >= forget_after
+    }
+
     /// Whether this node agrees that `change` should follow `roster`, else why not.
     pub fn judge(
         &self,

@@ -20,6 +20,7 @@
 
 mod answer;
 mod drive;
+mod operator;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::OnceLock;
@@ -43,6 +44,8 @@ use crate::node_id::NodeId;
 use crate::ring::Ring;
 use crate::time::Instant;
 use crate::view::View;
+
+pub use operator::ForgetRefused;
 
 /// The most requests under way at once.
 const MAX_IN_FLIGHT: usize = 1024;
@@ -110,34 +113,6 @@ pub enum Event {
     Refused(String),
     /// The database was given another id. What others know of the old one is void.
     DatabaseReplaced(DatabaseId),
-}
-
-/// Why an operator's forget was not begun.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ForgetRefused {
-    /// There is no such member.
-    #[error("{0} is no member of the roster")]
-    NotAMember(NodeId),
-    /// The member is up, or it is this node.
-    #[error("{0}: only members that are gone can be forgotten")]
-    Alive(String),
-    /// This node cannot propose anything.
-    #[error("this node is not ready: {0}")]
-    NotReady(String),
-    /// The transaction failed.
-    #[error(transparent)]
-    Storage(#[from] StorageErrorText),
-}
-
-/// The text of a [`StorageError`], which cannot be compared or cloned itself.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct StorageErrorText(String);
-
-impl From<StorageError> for ForgetRefused {
-    fn from(error: StorageError) -> Self {
-        Self::Storage(StorageErrorText(error.to_string()))
-    }
 }
 
 /// Mistakes that tests plant to see that they are found; all off.
@@ -503,28 +478,6 @@ impl Council {
         self.commit_mark(storage)
     }
 
-    /// An operator says that a member is gone for good. `Ok`: the change is under way.
-    pub fn forget(
-        &mut self,
-        storage: &mut dyn Storage,
-        now: Instant,
-        node: NodeId,
-    ) -> Result<(), ForgetRefused> {
-        self.advance(now);
-        self.standing().map_err(ForgetRefused::NotReady)?;
-        let change = Change { node, entry: None, reason: Reason::Forgotten };
-        let Some(held) = self.held.as_ref().filter(|h| h.roster().members.contains_key(&node)) else {
-            return Err(ForgetRefused::NotAMember(node));
-        };
-        self.presence
-            .judge(now, held.roster(), &change, self.config.forget_after)
-            .map_err(ForgetRefused::Alive)?;
-        self.want(now, change, Duration::ZERO, drive::FORGET_TRIES);
-        self.drive(storage, now)?;
-        self.commit_mark(storage)?;
-        Ok(())
-    }
-
     /// Does what time has brought.
     pub fn handle_timeout(&mut self, storage: &mut dyn Storage, now: Instant) -> Result<()> {
         self.advance(now);
@@ -651,7 +604,8 @@ impl Council {
         if self.is_caught_up() {
             return Ok(());
         }
-        let entitled = self.caught_up_number() == roster.number - 1 && self.is_bound(held.floor.previous());
+        let entitled =
+            self.caught_up_number() == held.floor.previous().number && self.is_bound(held.floor.previous());
         match held.floor.known() {
             None if entitled => Ok(()),
             None => Err(format!(

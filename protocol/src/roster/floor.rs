@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Roster;
-use super::message::{Decided, Reason};
+use super::message::Decided;
 use crate::catalog::seen::Seen;
 use crate::node_id::NodeId;
 use crate::time::Instant;
@@ -23,8 +23,8 @@ use crate::time::Instant;
 pub(super) struct Floor {
     /// The roster before: whose members confirm.
     previous: Roster,
-    /// The member that left or was forgotten by this roster.
-    gone: Option<NodeId>,
+    /// The members that left or were forgotten by this roster.
+    gone: BTreeSet<NodeId>,
     /// Confirmations by member; `None` once all of it has been seen here, which stays so.
     confirmations: BTreeMap<NodeId, Option<Seen>>,
     /// Whom each confirmer has not heard from for the time after which members are forgotten.
@@ -37,11 +37,9 @@ pub(super) struct Floor {
 
 impl Floor {
     pub fn new(decided: &Decided) -> Self {
-        let removed = !decided.roster.members.contains_key(&decided.changed);
-        let on_its_word = matches!(decided.reason, Reason::Left | Reason::Forgotten);
         Self {
             previous: decided.previous(),
-            gone: (removed && on_its_word).then_some(decided.changed),
+            gone: decided.gone().collect(),
             confirmations: BTreeMap::new(),
             silent: BTreeMap::new(),
             known: None,
@@ -118,7 +116,7 @@ impl Floor {
         let blocking = members - members / 2;
         let given_up = |id: &NodeId| {
             let witnesses = confirmed.iter().filter(|by| self.silent.get(by).is_some_and(|s| s.contains(id)));
-            self.gone == Some(*id) || witnesses.count() >= blocking
+            self.gone.contains(id) || witnesses.count() >= blocking
         };
         missing.into_iter().all(given_up)
     }

@@ -4,6 +4,7 @@
 //! judged alone. What is decoded here is within the limits below; whether it is believed is up to
 //! the [council](super::council).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use minicbor::{Decode, Encode};
@@ -13,7 +14,7 @@ use crate::catalog::seen::Seen;
 use crate::node_id::NodeId;
 
 /// The greatest encoded request or response, in bytes.
-pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
+pub const MAX_MESSAGE_BYTES: usize = crate::wire::MAX_CALL_BYTES;
 
 /// The most members a roster may have.
 pub const MAX_MEMBERS: usize = 4096;
@@ -86,6 +87,9 @@ pub enum Reason {
     /// An operator forgot it.
     #[n(4)]
     Forgotten,
+    /// A majority was lost for good, and an operator made the survivors the roster.
+    #[n(5)]
+    Lost,
 }
 
 /// The one member in which roster n+1 differs from n: the value that Paxos decides.
@@ -131,7 +135,13 @@ pub struct Decided {
     /// Why.
     #[n(3)]
     pub reason: Reason,
+    /// Further members that an operator gave up with the first, with their entries.
+    #[cbor(n(4), default)]
+    pub lost: BTreeMap<NodeId, Entry>,
 }
+
+/// By how much an operator's word raises the number of a roster whose majority is lost.
+pub const LOST_STEP: u64 = 1 << 32;
 
 impl Decided {
     /// What follows `roster` when `change` is decided.
@@ -142,13 +152,32 @@ impl Decided {
             Some(entry) => next.members.insert(change.node, entry.clone()),
             None => next.members.remove(&change.node),
         };
-        Self { roster: next, changed: change.node, before, reason: change.reason }
+        Self { roster: next, changed: change.node, before, reason: change.reason, lost: BTreeMap::new() }
+    }
+
+    /// What follows `roster` where an operator gives up `lost`; `None` if none of them is a member.
+    pub fn without(roster: &Roster, lost: &BTreeSet<NodeId>) -> Option<Self> {
+        let mut next = roster.clone();
+        next.number = roster.number.saturating_add(LOST_STEP);
+        let mut gone: BTreeMap<NodeId, Entry> =
+            lost.iter().filter_map(|node| next.members.remove_entry(node)).collect();
+        let (changed, entry) = gone.pop_first()?;
+        Some(Self { roster: next, changed, before: Some(entry), reason: Reason::Lost, lost: gone })
+    }
+
+    /// The members that were removed on an operator's word or their own: nobody waits for them.
+    pub fn gone(&self) -> impl Iterator<Item = NodeId> {
+        let on_its_word = matches!(self.reason, Reason::Left | Reason::Forgotten | Reason::Lost);
+        let removed = on_its_word && !self.roster.members.contains_key(&self.changed);
+        removed.then_some(self.changed).into_iter().chain(self.lost.keys().copied())
     }
 
     /// The roster before this one; without members before the first.
     pub fn previous(&self) -> Roster {
         let mut previous = self.roster.clone();
-        previous.number = self.roster.number.saturating_sub(1);
+        let step = if self.reason == Reason::Lost { LOST_STEP } else { 1 };
+        previous.number = self.roster.number.saturating_sub(step);
+        previous.members.extend(self.lost.iter().map(|(node, entry)| (*node, entry.clone())));
         match &self.before {
             Some(entry) => previous.members.insert(self.changed, entry.clone()),
             None => previous.members.remove(&self.changed),
@@ -164,7 +193,10 @@ impl Decided {
         if self.roster.constants.replication_factor == 0 {
             return Err(Malformed("the replication factor is at least 1"));
         }
-        members.values().chain(&self.before).try_for_each(check_entry)
+        if !self.lost.is_empty() && self.reason != Reason::Lost || self.lost.len() > MAX_MEMBERS {
+            return Err(Malformed("only an operator removes several members at once"));
+        }
+        members.values().chain(&self.before).chain(self.lost.values()).try_for_each(check_entry)
     }
 }
 
@@ -390,7 +422,7 @@ fn encode<T: Encode<()>>(message: &T) -> Vec<u8> {
 
 fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, Malformed> {
     if bytes.len() > MAX_MESSAGE_BYTES {
-        return Err(Malformed("it is larger than 16 MiB"));
+        return Err(Malformed("it is longer than any call"));
     }
     minicbor::decode(bytes).map_err(|_| Malformed("not the expected CBOR"))
 }
@@ -404,13 +436,19 @@ impl Request {
     /// Parses and checks what came over the wire.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
         let request: Self = decode(bytes)?;
-        match &request.question {
+        request.check()?;
+        Ok(request)
+    }
+
+    /// Checks what was decoded as part of something else.
+    pub(crate) fn check(&self) -> Result<(), Malformed> {
+        match &self.question {
             Question::Join { entry, .. } => check_entry(entry)?,
             Question::Adopt { decided, .. } => decided.check()?,
             Question::Prepare { change, .. } | Question::Accept { change, .. } => check_change(change)?,
             Question::Hello { .. } | Question::Learn => {}
         }
-        Ok(request)
+        Ok(())
     }
 }
 
@@ -423,7 +461,13 @@ impl Response {
     /// Parses and checks what came over the wire.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
         let response: Self = decode(bytes)?;
-        match &response.answer {
+        response.check()?;
+        Ok(response)
+    }
+
+    /// Checks what was decoded as part of something else.
+    pub(crate) fn check(&self) -> Result<(), Malformed> {
+        match &self.answer {
             Answer::Learned { decided, .. } => decided.check()?,
             Answer::Promise { accepted: Some(vote), .. } => check_change(&vote.change)?,
             Answer::Adopted { silent, .. } if silent.len() > MAX_MEMBERS => {
@@ -434,7 +478,7 @@ impl Response {
             }
             _ => {}
         }
-        Ok(response)
+        Ok(())
     }
 }
 

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod duel;
+mod lost;
 mod model;
 mod world;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use world::{World, id};
@@ -229,7 +231,7 @@ fn a_member_that_left_is_removed_and_stays_out() {
 fn an_operator_forgets_a_member_that_is_gone_and_none_that_is_up() {
     let mut world = cluster(7, 4);
     let forget = |world: &mut World, index: usize| {
-        world.step(0, |c, disk, now| c.forget(disk, now, id(index))).unwrap()
+        world.step(0, |c, disk, now| c.forget(disk, now, id(index)).unwrap()).unwrap()
     };
     assert!(matches!(forget(&mut world, 3), Err(ForgetRefused::Alive(_))));
     assert!(matches!(forget(&mut world, 0), Err(ForgetRefused::Alive(_))));
@@ -531,7 +533,8 @@ fn no_bytes_make_the_parsers_panic_and_no_message_exceeds_its_limits() {
     let mut world = cluster(12, 3);
     let decided_bytes = {
         let roster = world.council(0).roster().unwrap().clone();
-        let decided = Decided { roster, changed: id(2), before: None, reason: Reason::Admitted };
+        let reason = Reason::Admitted;
+        let decided = Decided { roster, changed: id(2), before: None, reason, lost: BTreeMap::new() };
         let question = Question::Adopt { decided, floor: Some(Default::default()) };
         let database = world.council(0).database();
         let request = Request { number: 7, cluster: None, database, mark: 1, question };

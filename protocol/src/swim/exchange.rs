@@ -11,14 +11,31 @@ use crate::time::Instant;
 use crate::view::State;
 use crate::wire::gossip::{Accusation, ExchangeHead, InvalidMessage, MAX_EXCHANGE, Update};
 
+/// What is left free at the end: no member takes more.
+const ROOM: usize = 2_048;
+
 impl Swim {
     /// Everything this node knows, for [`Event::PushPull`].
-    pub fn exchange_payload(&self) -> Vec<u8> {
+    ///
+    /// Where not all of it fits, it is as many members as do, from a random one on.
+    pub fn exchange_payload(&mut self) -> Vec<u8> {
+        let out = self.payload_from(0);
+        match self.members.len() {
+            all if out.len() + ROOM > MAX_EXCHANGE && all > 0 => {
+                let first = self.rng.usize(..all);
+                self.payload_from(first)
+            }
+            _ => out,
+        }
+    }
+
+    fn payload_from(&self, first: usize) -> Vec<u8> {
         let head = ExchangeHead { cluster: self.constants.map(|c| c.cluster) };
         let mut out = minicbor::to_vec(head).expect("encoding to memory does not fail");
         Update::Claim(self.me.claim().clone()).encode_to(&mut out);
-        for (slot, member) in self.members.iter().filter(|(_, m)| !m.unheard) {
-            if out.len() + 2_048 > MAX_EXCHANGE {
+        let (late, early) = (self.members.iter().skip(first), self.members.iter().take(first));
+        for (slot, member) in late.chain(early).filter(|(_, m)| !m.unheard) {
+            if out.len() + ROOM > MAX_EXCHANGE {
                 break;
             }
             Update::Claim(member.record.claim().clone()).encode_to(&mut out);

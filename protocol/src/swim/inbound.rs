@@ -126,6 +126,7 @@ impl Swim {
             answered: now,
             announced: 0,
             announcement: None,
+            missed: false,
         };
         let was_dead = self.members.get(slot).is_some_and(|m| m.state() == State::Dead);
         self.transition(slot, |m| {
@@ -144,6 +145,7 @@ impl Swim {
         }
         self.counters.accepted += 1;
         self.note_packet(slot, header.counter, packet.announcement, packet.health);
+        self.note_latest(slot, header.counter, packet.latest);
         self.handle_answer(now, nonce, purpose, slot);
         if let Some(challenge) = packet.challenge {
             self.answer_challenge(from, slot, challenge, packet.unknown);
@@ -194,6 +196,16 @@ impl Swim {
         self.push_event(Event::Announced { node, announcement });
     }
 
+    /// Notes whether the sender of a packet has said something that did not come here.
+    fn note_latest(&mut self, slot: Slot, counter: u64, latest: u16) {
+        let Some(member) = self.members.session_mut(slot) else { return };
+        let known = member.statement().incarnation as u16;
+        // An older packet that came late says nothing.
+        if let Some(session) = member.session.as_mut().filter(|session| session.announced == counter) {
+            session.missed = known != latest;
+        }
+    }
+
     fn handle_packet(
         &mut self,
         now: Instant,
@@ -205,17 +217,35 @@ impl Swim {
     ) {
         self.counters.accepted += 1;
         self.note_packet(slot, header.counter, packet.announcement, packet.health);
-        updates.into_iter().for_each(|update| self.apply_update(now, update));
+        for update in &updates {
+            self.apply_update(now, update.clone());
+        }
+        if self.speaks_for_another(slot, &updates) {
+            // Its first packets brought no statement, so it was taken for who had its id before: whose
+            // suspicion must not be put off by this one's answers.
+            self.members.change(slot, |m| m.session = None);
+            if let Message::Ping { nonce } = packet.message {
+                self.send_refusal(from, header.sender, nonce);
+            }
+            return;
+        }
         // The updates may have given the sender's id to somebody else.
         let Some(sender) = self.members.get(slot).map(super::Member::id).filter(|id| *id == header.sender)
         else {
             return;
         };
+        self.note_latest(slot, header.counter, packet.latest);
         match packet.message {
+            Message::Ping { nonce } if packet.unknown => {
+                self.send_with_claim(from, sender, Message::Ack { nonce });
+            }
             Message::Ping { nonce } => {
                 self.send(true, from, Some(sender), Message::Ack { nonce }, None, packet.newcomer);
             }
             Message::Ack { nonce } => {
+                if packet.unknown && packet.challenge.is_none() {
+                    self.send_with_claim(from, sender, Message::Gossip);
+                }
                 if let Some(purpose) = self.nonces.answer(now, nonce, &sender) {
                     if let Some(session) = self.members.session_mut(slot).and_then(|m| m.session.as_mut()) {
                         session.answered = now;

@@ -36,6 +36,8 @@ pub(super) struct Session {
     /// The counter of the datagram that brought the announcement.
     pub announced: u64,
     pub announcement: Option<Announcement>,
+    /// It has said something of itself since that did not come here.
+    pub missed: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -90,6 +90,8 @@ impl Swim {
             challenge,
             newcomer: !self.synced,
             unknown: false,
+            // Its lowest bits.
+            latest: self.me.statement().incarnation as u16,
         }
     }
 
@@ -108,7 +110,8 @@ impl Swim {
         let accusation = member.and_then(|(slot, m)| self.accusation(slot, m));
         let dead = member.is_some_and(|(_, m)| m.state() == State::Dead);
         let unknown = member.is_none() || dead;
-        let mut out = Packet { unknown, ..self.packet(message, challenge) }.to_bytes();
+        let missed = member.and_then(|(_, m)| m.session.as_ref()).is_some_and(|session| session.missed);
+        let mut out = Packet { unknown: unknown || missed, ..self.packet(message, challenge) }.to_bytes();
         // What the receiver is accused of comes first: nobody else can answer it.
         if let Some(accusation) = accusation {
             Update::Accusation(accusation).encode_to(&mut out);

@@ -285,7 +285,7 @@ fn the_view_has_no_ring_before_the_constants_are_known() {
 
 #[test]
 fn a_damaged_exchange_changes_nothing() {
-    let (mut a, b) = pair();
+    let (mut a, mut b) = pair();
     let payload = b.exchange_payload();
     for cut in 1..payload.len() {
         let _ = a.handle_exchange_request(Instant::ZERO, &payload[..cut]);
@@ -305,7 +305,7 @@ proptest! {
         let mut sealer = Sealer::new(b.id(), KeyRing::open_to_all(), 1, [5; 8]);
         let plain = crate::wire::gossip::Packet {
             message: crate::wire::gossip::Message::Gossip, cluster: None, announcement: None,
-            health: 255, challenge: Some(1), newcomer: true, unknown: true,
+            health: 255, challenge: Some(1), newcomer: true, unknown: true, latest: 9,
         };
         for body in bodies {
             let datagram = sealer.seal(Some(&a.id()), &body);
@@ -317,4 +317,26 @@ proptest! {
         prop_assert!(a.urgent.len() + a.relaxed.len() <= 40);
         prop_assert_eq!(a.members.len(), 1);
     }
+}
+
+#[test]
+fn who_missed_a_rumour_learns_of_it_from_the_next_packets() {
+    let (a, b) = pair();
+    let mut nodes = BTreeMap::from([(1, a), (2, b)]);
+    let mut now = Instant::ZERO;
+    let mut run = |nodes: &mut BTreeMap<u16, Swim>, periods: u32| {
+        for _ in 0..periods * 5 {
+            now += PERIOD / 5;
+            nodes.values_mut().for_each(|node| node.handle_timeout(now));
+            settle(now, nodes);
+        }
+    };
+    run(&mut nodes, 10);
+    let b = nodes.get_mut(&2).unwrap();
+    b.set_ready(false);
+    b.broadcasts = Broadcasts::default(); // Every copy of it is lost.
+    run(&mut nodes, 3);
+    assert_eq!(nodes[&1].member(&id("b")).unwrap().0, State::Joining);
+    let (sent, member) = (nodes[&1].counters().accepted, nodes[&1].members.find(&id("b")).unwrap());
+    assert!(!nodes[&1].members.get(member).unwrap().session.as_ref().unwrap().missed, "after {sent}");
 }

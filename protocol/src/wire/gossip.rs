@@ -23,7 +23,7 @@ pub const MAX_UPDATES: usize = 64;
 pub const MAX_ACCUSERS: usize = 4;
 
 /// The greatest length of a full-state exchange, one way, in bytes.
-pub const MAX_EXCHANGE: usize = 16 << 20;
+pub const MAX_EXCHANGE: usize = super::MAX_CALL_BYTES;
 
 /// No incarnation is greater: what is left above keeps sums from overflowing.
 pub const MAX_INCARNATION: u64 = 1 << 62;
@@ -320,9 +320,13 @@ pub struct Packet {
     /// The sender knows few members and would like to be told of some.
     #[n(5)]
     pub newcomer: bool,
-    /// The sender has no statement of the receiver's: the answer should bring it.
+    /// The sender has no statement of the receiver's, or not the latest: the answer should bring it.
     #[n(6)]
     pub unknown: bool,
+    /// The lowest bits of the incarnation of the sender's latest statement: who has another, and so
+    /// has missed a rumour, notices.
+    #[cbor(n(7), default)]
+    pub latest: u16,
 }
 
 impl Packet {

@@ -147,6 +147,11 @@ pub fn name_of(index: usize) -> Name {
     format!("folder/file-{index}").parse().expect("a plain name")
 }
 
+/// The chunk that a file shares with others: its other one is its root.
+pub fn shared_of(root: &ChunkId) -> ChunkId {
+    ChunkId::of(Codec::Raw, format!("shared {}", root.digest()[0] % 6).as_bytes())
+}
+
 impl Clients {
     /// Turns a plan into a question and notes that it is asked.
     pub fn invoke(&mut self, planned: &Planned, node: &str, run: u64, now: Instant) -> (u64, Ask) {
@@ -224,7 +229,7 @@ impl Clients {
                     self.heads.insert(open.name, version.dot);
                 }
             }
-            Answer::Read { survivors, local } => {
+            Answer::Read { survivors, local, .. } => {
                 let live = survivors.iter().filter(|v| !v.is_tombstone());
                 line.survivors = Some(live.map(|v| v.dot.to_string()).collect());
                 line.local = *local;

@@ -138,6 +138,11 @@ impl Disk {
         Ok(self.files.get(inode).ok_or(DiskError::Missing)?.cached)
     }
 
+    /// What is under a name now, for whoever must not be failed.
+    pub fn peek(&self, path: &str) -> Option<Data> {
+        self.names.get(path).and_then(|inode| self.files.get(inode)).map(|file| file.cached)
+    }
+
     /// What would be under a name if the power failed now and nothing more reached the disk.
     pub fn durable(&self, path: &str) -> Option<Data> {
         self.durable_names.get(path).and_then(|inode| self.files.get(inode)).map(|file| file.durable)

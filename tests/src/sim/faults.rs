@@ -140,6 +140,8 @@ pub struct Budget {
     pub clocks: bool,
     /// Whether disks may fail.
     pub disks: bool,
+    /// Whether some of it lasts long enough for copies to be made: up to a minute and a half.
+    pub long: bool,
 }
 
 impl Default for Budget {
@@ -151,6 +153,7 @@ impl Default for Budget {
             processes: true,
             clocks: true,
             disks: true,
+            long: false,
         }
     }
 }
@@ -178,7 +181,7 @@ pub fn plan(
             return faults;
         }
         let place = random.usize(0..nodes);
-        let longest = [300, 3_000, 30_000][random.usize(0..3)];
+        let longest = [300, 3_000, 30_000, 90_000][random.usize(0..if budget.long { 4 } else { 3 })];
         let time = Duration::from_millis(random.u64(50..longest));
         let fault = match random.u8(0..16) {
             0..4 if budget.processes => Fault::Kill { place, power: random.bool(), down: time },

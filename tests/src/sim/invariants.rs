@@ -3,7 +3,7 @@
 //! The ledger sees every version that reaches any disk, step by step. What clients can see is
 //! judged by [`history::checker`](crate::history::checker) at the end of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use kepler_protocol::time::Instant;
@@ -33,6 +33,8 @@ impl fmt::Display for Violation {
 pub struct Ledger {
     /// By dot.
     pub stored: BTreeMap<Dot, Version>,
+    /// Dots that some version supersedes.
+    pub superseded: BTreeSet<Dot>,
     /// When each of them first did.
     pub stored_at: BTreeMap<Dot, Instant>,
     /// In the order found.
@@ -42,6 +44,7 @@ pub struct Ledger {
 impl Ledger {
     /// Notes that a version reached a disk. I22: it is the one that its dot has always named.
     pub fn stored(&mut self, seed: u64, at: Instant, version: Version) {
+        self.superseded.extend(version.context.iter());
         self.stored_at.entry(version.dot).or_insert(at);
         let known = self.stored.entry(version.dot).or_insert_with(|| version.clone());
         if *known != version && !self.violations.iter().any(|v| v.invariant == "I22") {

@@ -4,6 +4,8 @@
 //! One input is one transaction: what the machines produced leaves after the commit, and a commit
 //! that fails takes the process with it.
 
+mod healing;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,20 +21,25 @@ use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::quorum::{self, Placement};
 use kepler_protocol::replica::{self, Replica, Request, Response, Unreachable};
+use kepler_protocol::replicator::memory::Shelf;
+use kepler_protocol::replicator::rules::Reference;
+use kepler_protocol::replicator::{self, ActionId};
 use kepler_protocol::ring::Ring;
 use kepler_protocol::roster::council::{self, Founding, Peer};
 use kepler_protocol::roster::{ClusterId, DatabaseId};
 use kepler_protocol::swim::{self, Swim};
 use kepler_protocol::time::Instant;
-use kepler_protocol::version::{Content, Dot, Version};
-use kepler_protocol::view::Metadata;
+use kepler_protocol::version::{Content, Dot, Version, head};
+use kepler_protocol::view::{Metadata, View};
 use kepler_protocol::wire::seal::KeyRing;
 
+use super::client::shared_of;
 use super::clock_heap::Trace;
 use super::disk::{Data, Disk};
 use super::network::Place;
-use super::process::{Answer, Ask, Broken, Clocks, Durable, Input, Output, Process, Seat};
+use super::process::{Answer, Ask, Broken, Clocks, Deleted, Durable, Input, Output, Process, Seat};
 use super::rng;
+use healing::{CHUNK_BYTES, Healing, Witness};
 
 /// How a cluster is set up, and which bugs are planted in it.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +56,18 @@ pub struct Setup {
     pub quorum: quorum::Faults,
     /// Planted here: the folder is not synced after a rename.
     pub no_folder_sync: bool,
+    /// `REPAIR_DELAY_SECS`.
+    pub repair_delay: Duration,
+    /// `HANDOFF_GRACE_SECS`.
+    pub handoff_grace: Duration,
+    /// `GC_GRACE_SECS`.
+    pub gc_grace: Duration,
+    /// `INVENTORY_INTERVAL_SECS`.
+    pub inventory_interval: Duration,
+    /// Whether some uploads take so long that a grace ends while they are under way.
+    pub slow_uploads: bool,
+    /// Planted in the replicator and its store.
+    pub heal: replicator::Faults,
 }
 
 impl Default for Setup {
@@ -60,6 +79,12 @@ impl Default for Setup {
             council: council::Faults::default(),
             quorum: quorum::Faults::default(),
             no_folder_sync: false,
+            repair_delay: Duration::from_secs(8),
+            handoff_grace: Duration::from_secs(20),
+            gc_grace: Duration::from_secs(15),
+            inventory_interval: Duration::from_secs(20),
+            slow_uploads: false,
+            heal: replicator::Faults::default(),
         }
     }
 }
@@ -76,6 +101,9 @@ pub struct Room {
     commit: Duration,
     fails: bool,
     stored: Vec<Version>,
+    shelf: Shelf,
+    backup_shelf: Shelf,
+    witness: Witness,
 }
 
 impl Room {
@@ -88,6 +116,26 @@ impl Room {
                 && self.disk.sync_file(&temporary).is_ok()
                 && self.disk.rename(&temporary, &path).is_ok();
         written && (!folder || self.disk.sync_dir("chunks").is_ok())
+    }
+
+    /// Whether a chunk has a file, whatever is in it.
+    fn is_named(&self, chunk: &ChunkId) -> bool {
+        self.disk.peek(&path_of(chunk)).is_some()
+    }
+
+    /// Stores a chunk with its references: whether it is durable, and whether it was here before.
+    fn take(
+        &mut self,
+        chunk: ChunkId,
+        dots: &[Dot],
+        recovered: bool,
+        folder: bool,
+        faults: replicator::Faults,
+    ) -> (bool, bool) {
+        let gone = self.shelf.row(&chunk).is_some_and(|row| row.gone);
+        let held = self.shelf.has(&chunk) && self.is_whole(&chunk);
+        let stored = if gone { faults.gone_is_a_hit } else { self.keep(chunk, folder) };
+        (stored && self.shelf.enter(chunk, CHUNK_BYTES, dots, recovered, faults), held)
     }
 
     /// The version under a dot, wherever it is.
@@ -111,15 +159,20 @@ impl Durable for Room {
 
     fn back_up(&mut self) {
         self.backup = self.db.clone();
+        self.backup_shelf = self.shelf.clone();
+        self.witness.back_up();
     }
 
     fn restore(&mut self) {
         self.db = std::mem::take(&mut self.backup);
+        self.shelf = std::mem::take(&mut self.backup_shelf);
+        self.witness.restore();
     }
 
     fn lose_database(&mut self) {
         self.db = MemoryStorage::new();
         self.peers.clear();
+        self.rebuild_shelf();
     }
 
     fn fail_commit(&mut self) {
@@ -141,7 +194,27 @@ impl Durable for Room {
     }
 
     fn holds(&self, chunk: &ChunkId) -> bool {
-        self.disk.durable(&path_of(chunk)) == Some(Data::Whole(*chunk))
+        self.disk.durable(&path_of(chunk)) == Some(Data::Whole(*chunk)) && self.shelf.has(chunk)
+    }
+
+    fn references(&self, chunk: &ChunkId) -> BTreeSet<Dot> {
+        self.shelf.row(chunk).map(|row| row.dots.clone()).unwrap_or_default()
+    }
+
+    fn shelved(&self) -> Vec<ChunkId> {
+        self.shelf.rows().map(|(chunk, _)| *chunk).collect()
+    }
+
+    fn take_deleted(&mut self) -> Vec<Deleted> {
+        std::mem::take(&mut self.witness.deleted)
+    }
+
+    fn take_broken(&mut self) -> Vec<(&'static str, String)> {
+        std::mem::take(&mut self.witness.broken)
+    }
+
+    fn pushed(&self) -> u64 {
+        self.witness.pushed
     }
 
     fn survivors(&self) -> Vec<Version> {
@@ -154,12 +227,32 @@ impl Durable for Room {
 pub enum Question {
     /// To the replica, with the key that the transport has proved.
     Replica([u8; 32], Vec<u8>),
-    /// To the store: keep this chunk.
-    Store(ChunkId),
+    /// To the store: keep this chunk for an upload.
+    Store(ChunkId, Dot),
+    /// To the store: keep this copy.
+    Push {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Its references.
+        dots: Vec<Dot>,
+        /// Whether there may be others.
+        recovered: bool,
+    },
+    /// To the store: have you this chunk?
+    Fetch(ChunkId),
+    /// To the replicator.
+    Heal(Vec<u8>),
     /// To membership: are you there?
     Probe,
     /// To membership: what I know; what do you?
     Exchange(Vec<u8>),
+}
+
+/// A question to whoever has this identity key, or to anybody at the address.
+#[derive(Clone, Debug)]
+pub struct Addressed {
+    key: Option<[u8; 32]>,
+    request: Question,
 }
 
 /// An answer to a peer.
@@ -169,6 +262,17 @@ pub enum Reply {
     Replica(Vec<u8>),
     /// From the store: whether the chunk is durable.
     Stored(bool),
+    /// From the store.
+    Pushed {
+        /// Whether the copy is durable.
+        stored: bool,
+        /// Whether it was there before.
+        held: bool,
+    },
+    /// From the store: whether its bytes come with this.
+    Fetched(bool),
+    /// From the replicator.
+    Heal(Vec<u8>),
     /// From membership: yes.
     Here,
     /// From membership.
@@ -182,14 +286,39 @@ enum Sent {
     Store(u64),
     Probe(u64),
     Exchange,
+    Heal(ActionId),
+    Push(ActionId),
+    Fetch(u64),
+    Read(u64),
 }
 
 /// What is placed, and for whom.
 enum Placing {
+    /// A client's write: its first chunk, which it shares with others.
+    Shared { operation: u64, dot: Dot, value: ChunkId, durability: Durability },
     /// A client's write: publish it when it is placed.
     Client { operation: u64, dot: Dot, value: ChunkId },
     /// A `fast` version: settle it when it is placed.
-    Fast { dot: Dot },
+    Fast { dot: Dot, value: ChunkId, shared: bool },
+}
+
+impl Placing {
+    const fn dot(&self) -> Dot {
+        match self {
+            Self::Shared { dot, .. } | Self::Client { dot, .. } | Self::Fast { dot, .. } => *dot,
+        }
+    }
+}
+
+/// A read whose chunks are looked for.
+struct Reading {
+    operation: u64,
+    survivors: Vec<Version>,
+    local: bool,
+    /// What is still to be found, the first being looked for.
+    chunks: Vec<ChunkId>,
+    /// Who is still to be asked for the first.
+    candidates: VecDeque<NodeId>,
 }
 
 /// What a command was given for.
@@ -211,26 +340,24 @@ pub struct Node {
     stale: bool,
     /// The replica has heard something since its outputs were taken.
     stirred: bool,
-    ring: Ring,
+    view: Arc<View>,
     roster_ring: (u64, Ring),
+    healing: Healing,
+    reads: BTreeMap<u64, Reading>,
     sent: BTreeMap<u64, Sent>,
     next_request: u64,
     issued: BTreeMap<CommandId, Issued>,
     next_command: u64,
     placements: BTreeMap<u64, (Placing, Placement, ChunkId)>,
     next_placement: u64,
+    /// Uploads whose second chunk is still to come.
+    slow: VecDeque<(Instant, Placing, ChunkId, Durability)>,
     next_sweep: Instant,
     outputs: VecDeque<Output<Node>>,
 }
 
-fn minicbor_bytes<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
-    minicbor::to_vec(message).expect("encoding to memory does not fail")
-}
-
-/// What one replica sends another takes: anything else is a bug that a run should end with.
-fn parse<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> T {
-    minicbor::decode(bytes).expect("a replica sends what a replica takes")
-}
+/// Anything else is a bug that a run should end with.
+const SOUND: &str = "a replica sends what a replica takes";
 
 fn id16(seed: u64, part: &str, index: u64) -> [u8; 16] {
     let mut id = [0; 16];
@@ -240,6 +367,9 @@ fn id16(seed: u64, part: &str, index: u64) -> [u8; 16] {
 
 /// How often unpublished `fast` versions are looked for.
 const SWEEP: Duration = Duration::from_secs(3);
+
+/// Between the chunks of a slow upload.
+const SLOW: Duration = Duration::from_secs(34);
 
 /// How long an exchange of members waits for an answer.
 const EXCHANGE_DEADLINE: Duration = Duration::from_secs(2);
@@ -261,6 +391,9 @@ impl Node {
 
     fn request(&mut self, to: NodeId, request: Question, deadline: Instant, sent: Sent) {
         let Some(to) = self.place_of(&to) else { return };
+        // The transport proves identities: another process under the same id is not who is meant.
+        let id = self.seat.ids[to];
+        let request = Addressed { key: self.swim.member(&id).map(|(_, s)| s.metadata.key), request };
         self.next_request += 1;
         let id = self.next_request;
         self.sent.insert(id, sent);
@@ -319,8 +452,8 @@ impl Node {
         {
             self.roster_ring = (number, roster.ring());
         }
-        let preference = self.ring.preference(value.key(), replicas);
         let owners = self.roster_ring.1.owners(value.key(), replicas);
+        let preference = quorum::candidates(&self.view, value.key(), replicas, &owners);
         let config = quorum::Config::new(durability, replicas);
         let placement =
             Placement::with_faults(now, config, preference, owners, self.seat.id, self.setup.quorum);
@@ -332,18 +465,18 @@ impl Node {
     fn step_placement(&mut self, room: &mut Room, now: Instant, id: u64) {
         let folder = !self.setup.no_folder_sync;
         loop {
-            let Some((_, placement, value)) = self.placements.get_mut(&id) else { return };
+            let Some((placing, placement, value)) = self.placements.get_mut(&id) else { return };
             let Some(to) = placement.poll_transmit() else { return };
-            let value = *value;
+            let (value, dot) = (*value, placing.dot());
             if to == self.seat.id {
-                if room.keep(value, folder) {
+                if room.take(value, &[dot], false, folder, self.setup.heal).0 {
                     placement.handle_ack(now, to);
                 } else {
                     placement.handle_failure(now, to);
                 }
             } else {
                 let deadline = now + Duration::from_secs(5);
-                self.request(to, Question::Store(value), deadline, Sent::Store(id));
+                self.request(to, Question::Store(value, dot), deadline, Sent::Store(id));
             }
         }
     }
@@ -362,6 +495,20 @@ impl Node {
         for (id, done) in over {
             let Some((placing, ..)) = self.placements.remove(&id) else { continue };
             let (command, issued) = match (placing, done) {
+                (Placing::Shared { operation, dot, value, durability }, true) => {
+                    let placing = Placing::Client { operation, dot, value };
+                    if self.setup.slow_uploads && value.digest()[1] < 32 {
+                        self.slow.push_back((clocks.now + SLOW, placing, value, durability));
+                        continue;
+                    }
+                    self.place(room, clocks.now, placing, value, durability);
+                    continue;
+                }
+                (Placing::Fast { dot, value, shared: true }, true) => {
+                    let placing = Placing::Fast { dot, value, shared: false };
+                    self.place(room, clocks.now, placing, value, Durability::Quorum);
+                    continue;
+                }
                 (Placing::Client { operation, dot, value }, true) => {
                     let content = Some(Content { root: value, size: 1, chunks: 1, content_type: None });
                     let command = Command::Publish {
@@ -372,10 +519,10 @@ impl Node {
                     };
                     (command, Issued::Last { operation })
                 }
-                (Placing::Client { operation, dot, .. }, false) => {
+                (Placing::Client { operation, dot, .. } | Placing::Shared { operation, dot, .. }, false) => {
                     (Command::Abort { dot }, Issued::Abort { operation })
                 }
-                (Placing::Fast { dot }, true) => (Command::Settle { dot }, Issued::Nothing),
+                (Placing::Fast { dot, .. }, true) => (Command::Settle { dot }, Issued::Nothing),
                 (Placing::Fast { .. }, false) => continue,
             };
             self.command(room, clocks.now, command, issued)?;
@@ -390,15 +537,17 @@ impl Node {
             .placements
             .values()
             .filter_map(|(placing, ..)| match placing {
-                Placing::Fast { dot } => Some(*dot),
-                Placing::Client { .. } => None,
+                Placing::Fast { dot, .. } => Some(*dot),
+                Placing::Client { .. } | Placing::Shared { .. } => None,
             })
             .collect();
         for survivor in room.db.unpublished(None, 64)? {
             let dot = survivor.version.dot;
             let Some(content) = survivor.version.content else { continue };
             if !under_way.contains(&dot) {
-                self.place(room, now, Placing::Fast { dot }, content.root, Durability::Quorum);
+                let value = content.root;
+                let placing = Placing::Fast { dot, value, shared: true };
+                self.place(room, now, placing, shared_of(&value), Durability::Quorum);
             }
         }
         Ok(())
@@ -411,13 +560,27 @@ impl Node {
             Input::Datagram { from, bytes } => {
                 self.swim.handle_datagram(now, address(from), &bytes);
             }
-            Input::Request { from, token, request } => {
+            Input::Request { request: Addressed { key: Some(key), .. }, .. } if key != self.key => {}
+            Input::Request { from, token, request: Addressed { request, .. } } => {
                 let node = self.seat.ids[from];
                 match request {
-                    Question::Store(chunk) => {
-                        let response = Reply::Stored(room.keep(chunk, !self.setup.no_folder_sync));
+                    Question::Store(chunk, dot) => {
+                        let folder = !self.setup.no_folder_sync;
+                        let response =
+                            Reply::Stored(room.take(chunk, &[dot], false, folder, self.setup.heal).0);
                         self.outputs.push_back(Output::Response { token, response });
                     }
+                    Question::Push { chunk, dots, recovered } => {
+                        let folder = !self.setup.no_folder_sync;
+                        let (stored, held) = room.take(chunk, &dots, recovered, folder, self.setup.heal);
+                        let response = Reply::Pushed { stored, held };
+                        self.outputs.push_back(Output::Response { token, response });
+                    }
+                    Question::Fetch(chunk) => {
+                        let response = Reply::Fetched(room.shelf.has(&chunk) && room.is_whole(&chunk));
+                        self.outputs.push_back(Output::Response { token, response });
+                    }
+                    Question::Heal(bytes) => self.heal_asked(now, node, token, &bytes),
                     Question::Probe => {
                         self.outputs.push_back(Output::Response { token, response: Reply::Here });
                     }
@@ -428,7 +591,7 @@ impl Node {
                         }
                     }
                     Question::Replica(key, bytes) => {
-                        let request = parse::<Request>(&bytes);
+                        let request = Request::from_bytes(&bytes).expect(SOUND);
                         let from = Peer { node, key };
                         let input = replica::Input::Request { from, token, request };
                         self.replica.handle(&mut room.db, now, input)?;
@@ -441,7 +604,7 @@ impl Node {
                     Some(Sent::Replica(id)) => {
                         let id = *id;
                         let result = match response {
-                            Some(Reply::Replica(bytes)) => Ok(parse::<Response>(&bytes)),
+                            Some(Reply::Replica(bytes)) => Ok(Response::from_bytes(&bytes).expect(SOUND)),
                             _ => Err(Unreachable),
                         };
                         let input = replica::Input::Response { id, from: node, result };
@@ -460,6 +623,23 @@ impl Node {
                     Some(Sent::Probe(probe)) => {
                         let probe = *probe;
                         self.swim.handle_stream_probe(now, probe, response.is_some());
+                    }
+                    Some(Sent::Heal(id)) => {
+                        let id = *id;
+                        self.heal_answered(now, id, response);
+                    }
+                    Some(Sent::Push(id)) => {
+                        let id = *id;
+                        self.heal_pushed(room, now, id, response);
+                    }
+                    Some(Sent::Fetch(key)) => {
+                        let key = *key;
+                        self.heal_fetched(room, now, key, response);
+                    }
+                    Some(Sent::Read(key)) => {
+                        let key = *key;
+                        self.sent.remove(&id);
+                        self.read_on(room, now, key, matches!(response, Some(Reply::Fetched(true))));
                     }
                     Some(Sent::Exchange) => {
                         if let Some(Reply::Exchanged(bytes)) = response {
@@ -490,6 +670,12 @@ impl Node {
                 if self.next_sweep <= now {
                     self.sweep(room, now)?;
                 }
+                while self.slow.front().is_some_and(|(due, ..)| *due <= now) {
+                    if let Some((_, placing, value, durability)) = self.slow.pop_front() {
+                        self.place(room, now, placing, value, durability);
+                    }
+                }
+                self.heal_timeout(room, now);
             }
         }
         Ok(())
@@ -515,12 +701,13 @@ impl Node {
         if self.stale {
             self.stale = false;
             self.views += 1;
-            let view = self.swim.view(self.views);
-            self.ring = view.ring().clone();
+            self.view = Arc::new(self.swim.view(self.views));
             room.peers = self.swim.members().map(|(_, record)| Arc::clone(record)).collect();
-            self.replica.handle(&mut room.db, now, replica::Input::View(Arc::new(view)))?;
+            self.replica.handle(&mut room.db, now, replica::Input::View(Arc::clone(&self.view)))?;
+            self.heal_view(room, now, View::clone(&self.view));
             return self.settle(room, clocks);
         }
+        self.heal(room, now);
         while let Some(transmit) = self.swim.poll_transmit() {
             if let Some(to) = place_at(transmit.to).filter(|to| *to < self.seat.ids.len()) {
                 self.outputs.push_back(Output::Datagram { to, bytes: transmit.datagram });
@@ -567,11 +754,11 @@ impl Node {
                 }
             }
             replica::Output::Request { to, id, request, deadline } => {
-                let question = Question::Replica(self.key, minicbor_bytes(&request));
+                let question = Question::Replica(self.key, request.to_bytes());
                 self.request(to, question, clocks.now + deadline, Sent::Replica(id));
             }
             replica::Output::Response { token, response } => {
-                let response = Reply::Replica(minicbor_bytes(&response));
+                let response = Reply::Replica(response.to_bytes());
                 self.outputs.push_back(Output::Response { token, response });
             }
             replica::Output::Announce(announcement) => self.swim.set_announcement(announcement),
@@ -580,15 +767,23 @@ impl Node {
                     room.stored.push(version);
                 }
             }
-            replica::Output::Roster(_) | replica::Output::Ready(_) | replica::Output::Refused(_) => {}
+            replica::Output::Roster(roster) => {
+                self.healing.machine.handle(clocks.now, replicator::Input::Roster(roster));
+            }
+            replica::Output::Ready(ready) => {
+                self.healing.machine.handle(clocks.now, replicator::Input::Ready(ready.is_ok()));
+            }
+            replica::Output::Refused(_)
+            | replica::Output::Operated(..)
+            | replica::Output::MajorityLost(_) => {}
         }
     }
 
     fn completed(&mut self, room: &mut Room, clocks: Clocks, issued: Issued, outcome: Outcome) {
         let (operation, answer) = match (issued, outcome) {
             (Issued::Begin { operation, value, durability }, Outcome::Begun { dot }) => {
-                let placing = Placing::Client { operation, dot, value };
-                self.place(room, clocks.now, placing, value, durability);
+                let placing = Placing::Shared { operation, dot, value, durability };
+                self.place(room, clocks.now, placing, shared_of(&value), durability);
                 return;
             }
             (Issued::Abort { operation }, _) => (operation, Answer::NoOwners),
@@ -597,7 +792,14 @@ impl Node {
                 Outcome::Published { version, .. } => (operation, Answer::Written(version)),
                 Outcome::Read { survivors, consistency } => {
                     let local = consistency == Consistency::Local;
-                    (operation, Answer::Read { survivors, local })
+                    let root = head(&survivors).and_then(|head| Some(head.content.as_ref()?.root));
+                    let chunks = root.map(|root| vec![shared_of(&root), root]).unwrap_or_default();
+                    let candidates = VecDeque::new();
+                    let reading = Reading { operation, survivors, local, chunks, candidates };
+                    self.next_command += 1;
+                    self.reads.insert(self.next_command, reading);
+                    self.look(room, clocks.now, self.next_command);
+                    return;
                 }
                 Outcome::Refused(refusal) => (operation, Answer::Refused(refusal)),
                 Outcome::Begun { .. } | Outcome::Done => return,
@@ -605,12 +807,51 @@ impl Node {
         };
         self.outputs.push_back(Output::Answer { operation, answer });
     }
+
+    /// Looks for the next chunk of a read here, then at its owners, then at every other member.
+    fn look(&mut self, room: &mut Room, now: Instant, key: u64) {
+        loop {
+            let Some(reading) = self.reads.get_mut(&key) else { return };
+            let Some(chunk) = reading.chunks.first().copied() else {
+                self.read_ends(key, None);
+                return;
+            };
+            if !(room.shelf.has(&chunk) && room.is_whole(&chunk)) {
+                let others = self.view.ring().preference(chunk.key(), 3);
+                reading.candidates = others.into_iter().filter(|id| *id != self.seat.id).collect();
+                self.read_on(room, now, key, false);
+                return;
+            }
+            reading.chunks.remove(0);
+        }
+    }
+
+    /// Who was asked for a chunk has it, or not.
+    fn read_on(&mut self, room: &mut Room, now: Instant, key: u64, found: bool) {
+        let Some(reading) = self.reads.get_mut(&key) else { return };
+        let Some(chunk) = reading.chunks.first().copied() else { return };
+        if found {
+            reading.chunks.remove(0);
+            self.look(room, now, key);
+        } else if let Some(next) = reading.candidates.pop_front() {
+            let deadline = now + Duration::from_secs(2);
+            self.request(next, Question::Fetch(chunk), deadline, Sent::Read(key));
+        } else {
+            self.read_ends(key, Some(chunk));
+        }
+    }
+
+    fn read_ends(&mut self, key: u64, lacking: Option<ChunkId>) {
+        let Some(Reading { operation, survivors, local, .. }) = self.reads.remove(&key) else { return };
+        let answer = Answer::Read { survivors, local, lacking };
+        self.outputs.push_back(Output::Answer { operation, answer });
+    }
 }
 
 impl Process for Node {
     type Durable = Room;
     type Config = Setup;
-    type Request = Question;
+    type Request = Addressed;
     type Response = Reply;
 
     fn blank(_: &Setup, seat: &Seat) -> Room {
@@ -624,6 +865,9 @@ impl Process for Node {
             commit: Duration::from_millis(1),
             fails: false,
             stored: Vec::new(),
+            shelf: Shelf::default(),
+            backup_shelf: Shelf::default(),
+            witness: Witness::default(),
         }
     }
 
@@ -683,15 +927,18 @@ impl Process for Node {
             constants: replica.council().constants(),
         };
         let swim = Swim::new(clocks.now, swim, rng::stream(seat.seed, "swim", unique));
+        let database = replica.council().database();
         let mut node = Self {
             setup: *setup,
+            healing: Healing::open(setup, seat.id, room, database, clocks.wall.0),
+            reads: BTreeMap::new(),
             key,
             replica,
             swim,
             views: 0,
             stale: true,
             stirred: false,
-            ring: Ring::default(),
+            view: Arc::new(View::without_ring(0, [])),
             roster_ring: (u64::MAX, Ring::default()),
             sent: BTreeMap::new(),
             next_request: 0,
@@ -699,6 +946,7 @@ impl Process for Node {
             next_command: 0,
             placements: BTreeMap::new(),
             next_placement: 0,
+            slow: VecDeque::new(),
             next_sweep: clocks.now + SWEEP,
             outputs: VecDeque::new(),
             seat,
@@ -713,6 +961,7 @@ impl Process for Node {
     }
 
     fn handle(&mut self, room: &mut Room, clocks: Clocks, input: Input<Self>) -> Result<(), Broken> {
+        room.witness.tick(clocks.now, clocks.wall.0);
         room.db.begin();
         let done = self.input(room, clocks, input).and_then(|()| self.settle(room, clocks)).and_then(|()| {
             if room.db.changes() > 0 { self.replica.before_commit(&mut room.db) } else { Ok(()) }
@@ -733,7 +982,12 @@ impl Process for Node {
     fn poll_timeout(&self) -> Option<Instant> {
         let placements = self.placements.values().filter_map(|(_, p, _)| p.poll_timeout());
         let machines = [self.replica.poll_timeout(), self.swim.poll_timeout()];
-        placements.chain(machines.into_iter().flatten()).chain([self.next_sweep]).min()
+        placements
+            .chain(machines.into_iter().flatten())
+            .chain([self.next_sweep])
+            .chain(self.healing.poll_timeout())
+            .chain(self.slow.front().map(|(due, ..)| *due))
+            .min()
     }
 
     fn commit_time(&self, room: &Room) -> Duration {
@@ -762,7 +1016,7 @@ impl Process for Node {
             .seen()
             .iter()
             .map(|(origin, set)| {
-                format!("{origin} to {} and {:?}", set.prefix(), set.above().collect::<Vec<_>>())
+                format!("{origin} to {} and {:?}", set.prefix(), set.runs().collect::<Vec<_>>())
             })
             .collect();
         let roster = self.replica.council().roster().map_or(0, |roster| roster.number);
@@ -776,7 +1030,7 @@ impl Process for Node {
                 format!("{} {state:?} {} key {key:02x} heard {heard}", statement.id, statement.incarnation)
             })
             .collect();
-        let ring: Vec<NodeId> = self.ring.nodes().collect();
+        let ring: Vec<NodeId> = self.view.ring().nodes().collect();
         let own = self.swim.view(0).member(&self.seat.id).map(|own| (own.state, own.incarnation));
         format!(
             "{} {own:?} at roster {roster}, ring {ring:?}, members {members:?}, has seen {seen:?}",
@@ -791,6 +1045,26 @@ impl Process for Node {
 
     fn replicas(&self) -> usize {
         self.replica.council().replicas()
+    }
+
+    fn owners(&self, chunk: &ChunkId) -> Vec<Place> {
+        let owners = self.view.ring().owners(chunk.key(), self.replicas());
+        owners.iter().filter_map(|id| self.place_of(id)).collect()
+    }
+
+    fn uploading(&self) -> Vec<Dot> {
+        let slow = self.slow.iter().map(|(_, placing, ..)| placing.dot());
+        self.placements.values().map(|(placing, ..)| placing.dot()).chain(slow).collect()
+    }
+
+    fn keeps(&self, room: &Room, chunk: &ChunkId) -> bool {
+        let worth = |dot: &Dot| {
+            let survives = room.db.survivor(dot).ok().flatten().is_some();
+            let faults = replicator::Faults::default();
+            Reference::judge(dot, self.replica.catalog().seen(), survives, false, faults)
+        };
+        let row = room.shelf.row(chunk);
+        row.is_some_and(|row| row.recovered || row.dots.iter().any(|dot| worth(dot) != Reference::Ended))
     }
 }
 

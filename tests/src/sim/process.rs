@@ -1,5 +1,6 @@
 //! What the world needs of a node's process, so that the harness can be tried on a toy too.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ pub enum Answer {
         survivors: Vec<Version>,
         /// No majority answered.
         local: bool,
+        /// A chunk of the head that no member that answered has.
+        lacking: Option<ChunkId>,
     },
     /// Certainly not done.
     Refused(Refusal),
@@ -156,6 +159,19 @@ pub enum Output<P: Process> {
     },
 }
 
+/// A chunk that a node decided to delete: it is marked gone, its file still to be unlinked.
+#[derive(Clone, Debug)]
+pub struct Deleted {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The references recorded with it.
+    pub dots: BTreeSet<Dot>,
+    /// Because nothing refers to it; else because others own it.
+    pub collected: bool,
+    /// N, as the node has it.
+    pub replicas: usize,
+}
+
 /// Who a node is, whatever happens to its disk.
 #[derive(Clone, Debug)]
 pub struct Seat {
@@ -200,6 +216,28 @@ pub trait Durable {
     fn holds(&self, chunk: &ChunkId) -> bool;
     /// All published survivors, by dot.
     fn survivors(&self) -> Vec<Version>;
+
+    /// The references recorded with a chunk.
+    fn references(&self, chunk: &ChunkId) -> BTreeSet<Dot> {
+        let _ = chunk;
+        BTreeSet::new()
+    }
+    /// The chunks that the database knows of.
+    fn shelved(&self) -> Vec<ChunkId> {
+        Vec::new()
+    }
+    /// What was decided to be deleted since this was asked last.
+    fn take_deleted(&mut self) -> Vec<Deleted> {
+        Vec::new()
+    }
+    /// What the node itself found to be broken, by invariant.
+    fn take_broken(&mut self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+    /// How many copies it ever sent in the background.
+    fn pushed(&self) -> u64 {
+        0
+    }
 }
 
 /// A node's process: everything that a kill loses. Its effects leave it through [`Process::poll`]
@@ -259,4 +297,18 @@ pub trait Process: Sized + 'static {
     }
     /// N, as its roster has it.
     fn replicas(&self) -> usize;
+    /// Who owns a chunk, as it sees it.
+    fn owners(&self, chunk: &ChunkId) -> Vec<Place> {
+        let _ = chunk;
+        Vec::new()
+    }
+    /// Dots of uploads under way here.
+    fn uploading(&self) -> Vec<Dot> {
+        Vec::new()
+    }
+    /// Whether something may still refer to a chunk, as far as the node knows.
+    fn keeps(&self, durable: &Self::Durable, chunk: &ChunkId) -> bool {
+        let _ = (durable, chunk);
+        true
+    }
 }

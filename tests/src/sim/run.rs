@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use kepler_protocol::api::Durability;
 use kepler_protocol::catalog::command::Refusal;
+use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::{Version, head};
 
-use super::client::{self, Clients, Kind, Planned, Workload, name_of};
+use super::client::{self, Clients, Kind, Planned, Workload, name_of, shared_of};
 use super::faults::{self, Budget, Fault};
 use super::invariants::{Ledger, Violation};
 use super::network::{Link, Place};
-use super::process::{Answer, Durable, Process};
+use super::process::{Answer, Deleted, Durable, Process};
 use super::rng;
 use super::world::{Happening, World};
 
@@ -37,6 +38,10 @@ pub struct Options {
     pub usual: Link,
     /// Which wall clocks the nodes have: another number, other clocks.
     pub clocks: u64,
+    /// How many of the nodes start only in the midst of what goes wrong.
+    pub late: usize,
+    /// Whether to wait in the end until every chunk is where it belongs and nowhere else.
+    pub heal: bool,
 }
 
 impl Options {
@@ -50,6 +55,8 @@ impl Options {
             workload: Workload::default(),
             usual: Link { forged: 10_000, ..Link::default() },
             clocks: 0,
+            late: 0,
+            heal: false,
         }
     }
 }
@@ -114,6 +121,8 @@ pub struct Report {
     pub messages: u64,
     /// Events of the loop.
     pub events: u64,
+    /// Copies sent in the background; superfluous and unreferenced ones deleted.
+    pub copies: [u64; 3],
     /// Lines of JSON: what clients saw.
     pub history: String,
 }
@@ -131,6 +140,9 @@ impl Report {
         for (sum, more) in self.operations.iter_mut().zip(other.operations) {
             *sum += more;
         }
+        for (sum, more) in self.copies.iter_mut().zip(other.copies) {
+            *sum += more;
+        }
     }
 }
 
@@ -141,13 +153,17 @@ impl fmt::Display for Report {
         write!(
             f,
             "{hours:.2} h simulated, {} faults, {} operations ({ok} ok, {fail} failed, {unknown} unknown), \
-             {} messages ({} lost or doubled), {} forged, {} events, {} violations",
+             {} messages ({} lost or doubled), {} forged, {} events, {} copies sent, {} released, \
+             {} collected, {} violations",
             self.faults,
             ok + fail + unknown,
             self.messages,
             self.disturbed,
             self.forged,
             self.events,
+            self.copies[0],
+            self.copies[1],
+            self.copies[2],
             self.violations.len(),
         )
     }
@@ -156,15 +172,27 @@ impl fmt::Display for Report {
 /// How long a cluster may take to become ready at first, and again when everything is healed.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
-/// How long after that a node may refuse writes: a member that missed a rumour learns of it from a
-/// full-state exchange, which comes every 30 s.
-const WRITES_WITHIN: Duration = Duration::from_secs(40);
+/// How long after that a node may refuse writes: its view may still lack somebody whose rumour it missed.
+const WRITES_WITHIN: Duration = Duration::from_secs(15);
 
 /// How long catalogs may differ once everything is healed and all are ready.
 const EQUAL_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often a run looks whether it may go on.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long owners may lack chunks of live versions once everything is healed and catalogs are equal.
+const COPIED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long copies may take to be nowhere else: a promise that was just given holds for two
+/// minutes, and a copy that comes late has its grace before it.
+const PLACED_WITHIN: Duration = Duration::from_secs(360);
+
+/// For how long nothing may be sent in the background then.
+const QUIET: Duration = Duration::from_secs(45);
+
+/// How long a receipt may be acted upon: what its giver lost since is not the holder's fault.
+const RECEIPT: Duration = Duration::from_secs(60);
 
 const UNDO: u64 = 1 << 40;
 const QUESTION: u64 = 1 << 41;
@@ -185,6 +213,10 @@ pub struct Run<P: Process> {
     started_at: Instant,
     injected: u64,
     healed: bool,
+    /// Superfluous and unreferenced copies deleted.
+    deleted: [u64; 2],
+    /// All is healed: whatever was promised can be read.
+    verifying: bool,
 }
 
 /// Runs a plan to its end.
@@ -245,6 +277,8 @@ impl<P: Process> Run<P> {
             started_at: Instant::ZERO,
             injected: 0,
             healed: false,
+            deleted: [0; 2],
+            verifying: false,
         }
     }
 
@@ -253,6 +287,9 @@ impl<P: Process> Run<P> {
         let phases = self.warm_up().and_then(|()| {
             self.chaos();
             self.liveness()?;
+            if self.plan.options.heal {
+                self.placement()?;
+            }
             self.verify()
         });
         if let Err(violation) = phases {
@@ -262,11 +299,12 @@ impl<P: Process> Run<P> {
     }
 
     fn warm_up(&mut self) -> Result<(), Violation> {
-        for place in 0..self.plan.options.nodes {
+        let first = self.plan.options.nodes - self.plan.options.late;
+        for place in 0..first {
             self.world.start(place);
             self.advance(Duration::from_millis(300));
         }
-        self.until_ready("warm-up")
+        self.until_ready("warm-up", first)
     }
 
     fn chaos(&mut self) {
@@ -277,6 +315,11 @@ impl<P: Process> Run<P> {
         }
         for (index, question) in self.plan.questions.iter().enumerate() {
             self.world.mark(question.at + offset, QUESTION + index as u64);
+        }
+        let Options { nodes, late, chaos, .. } = self.plan.options;
+        for index in 0..late {
+            let at = self.started_at + chaos * (index as u32 + 1) / (late as u32 + 2);
+            self.world.mark(at, RESTART + (nodes - late + index) as u64);
         }
         self.advance(self.plan.options.chaos);
         self.heal();
@@ -299,7 +342,7 @@ impl<P: Process> Run<P> {
 
     /// Every node is ready and takes a write, and then all catalogs are equal.
     fn liveness(&mut self) -> Result<(), Violation> {
-        self.until_ready("healing")?;
+        self.until_ready("healing", self.plan.options.nodes)?;
         self.advance(Duration::from_secs(2));
         for place in 0..self.plan.options.nodes {
             let planned = Planned {
@@ -332,8 +375,134 @@ impl<P: Process> Run<P> {
         }
     }
 
+    /// Every chunk is where it belongs and nowhere else, and then nothing moves any more.
+    fn placement(&mut self) -> Result<(), Violation> {
+        let healed = self.world.now();
+        let (copied, placed) = (healed + COPIED_WITHIN, healed + PLACED_WITHIN);
+        while let Some(misplaced) = self.lacking().or_else(|| self.misplaced()) {
+            let late = self.world.now() >= copied && self.lacking().is_some();
+            if late || self.world.now() >= placed {
+                let detail = format!("{misplaced}\n{}", self.states());
+                return Err(self.violation("I5", detail));
+            }
+            self.advance(Duration::from_secs(2));
+        }
+        let before = self.pushed();
+        self.advance(QUIET);
+        match self.pushed() - before {
+            0 => Ok(()),
+            sent => Err(self.violation("I17", format!("{sent} copies were sent with all at its place"))),
+        }
+    }
+
+    fn pushed(&self) -> u64 {
+        self.world.nodes.iter().map(|node| node.durable.pushed()).sum()
+    }
+
+    /// Who owns a chunk now that all agree.
+    fn owners(&self, chunk: &ChunkId) -> BTreeSet<Place> {
+        let process = self.world.nodes[0].process.as_ref();
+        process.map(|process| process.owners(chunk).into_iter().collect()).unwrap_or_default()
+    }
+
+    /// A chunk of a live version that an owner lacks, if there is one.
+    fn lacking(&self) -> Option<String> {
+        let nodes = &self.world.nodes;
+        let live = nodes[0].durable.survivors();
+        let roots = live.iter().filter_map(|version| Some((version, version.content.as_ref()?.root)));
+        for (version, root) in roots {
+            for chunk in [root, shared_of(&root)] {
+                let holders: BTreeSet<Place> =
+                    (0..nodes.len()).filter(|place| nodes[*place].durable.holds(&chunk)).collect();
+                let owners = self.owners(&chunk);
+                // What a node alone had may be lost with it.
+                let lost = holders.is_empty() && !self.lost.is_empty() && !self.is_promised(version);
+                if !lost && !owners.is_subset(&holders) {
+                    return Some(format!("{chunk} of {} is on {holders:?}, not {owners:?}", version.dot));
+                }
+            }
+        }
+        None
+    }
+
+    /// A chunk that is where it does not belong, or not where it does, if there is one.
+    fn misplaced(&self) -> Option<String> {
+        let nodes = &self.world.nodes;
+        for (place, node) in nodes.iter().enumerate() {
+            let process = node.process.as_ref()?;
+            for chunk in node.durable.shelved() {
+                if !process.keeps(&node.durable, &chunk) {
+                    return Some(format!("nothing refers to {chunk}, which stays on {}", node.id));
+                }
+                let owners = self.owners(&chunk);
+                if !owners.contains(&place) {
+                    return Some(format!("{chunk} stays on {}, which does not own it", node.id));
+                }
+                let lacks = |owner: &&Place| !nodes[**owner].durable.holds(&chunk);
+                if let Some(owner) = owners.iter().find(lacks).filter(|_| node.durable.holds(&chunk)) {
+                    return Some(format!("{chunk} is on {}, and n{owner} lacks it", node.id));
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether a client was told that a majority has this version.
+    fn is_promised(&self, version: &Version) -> bool {
+        self.clients.acknowledged.iter().any(|(_, acknowledged, durability)| {
+            acknowledged.dot == version.dot && *durability != Durability::Fast
+        })
+    }
+
+    /// A node decided to delete a copy. I8: N others have theirs, with its references. I7: nothing needs it.
+    fn deleted(&mut self, place: Place, deleted: &Deleted) {
+        let Deleted { chunk, dots, collected, replicas } = deleted;
+        self.deleted[usize::from(*collected)] += 1;
+        let now = self.world.now();
+        let nodes = &self.world.nodes;
+        let lost = |at: &Place| self.lost.get(at).is_some_and(|when| now.since(*when) <= RECEIPT);
+        let others: Vec<Place> = (0..nodes.len())
+            .filter(|at| *at != place && (nodes[*at].durable.holds(chunk) || lost(at)))
+            .collect();
+        let id = nodes[place].id;
+        let needs = |version: &&Version| {
+            version.content.as_ref().is_some_and(|c| c.root == *chunk || shared_of(&c.root) == *chunk)
+                && !self.ledger.superseded.contains(&version.dot)
+        };
+        let mut broken = Vec::new();
+        if !collected && others.len() < *replicas {
+            broken.push(("I8", format!("{id} released {chunk} with copies on {others:?} alone")));
+        }
+        for version in self.ledger.stored.values().filter(needs) {
+            let dot = version.dot;
+            let refer = |at: &&Place| nodes[**at].durable.references(chunk).contains(&dot) || lost(at);
+            let referring = others.iter().filter(refer).count();
+            if *collected && dots.contains(&dot) {
+                broken.push(("I7", format!("{id} collected {chunk}, which {dot} needs")));
+            } else if *collected && self.is_promised(version) {
+                // One that lost what it had may have been one of the majority.
+                let majority = replicas / 2 + 1;
+                let had = self.lost.len();
+                if others.len() + had < majority {
+                    broken
+                        .push(("I7", format!("{id} collected {chunk} with copies on {others:?}, for {dot}")));
+                }
+            } else if !collected && dots.contains(&dot) && referring < *replicas {
+                broken.push(("I7", format!("{id} released {chunk} and left {dot} to {referring}")));
+            }
+        }
+        let uploads = nodes.iter().filter_map(|node| node.process.as_ref()).flat_map(P::uploading);
+        if let Some(dot) = uploads.filter(|dot| *collected && dots.contains(dot)).min() {
+            broken.push(("I7", format!("{id} collected {chunk} while it is uploaded as {dot}")));
+        }
+        for (invariant, detail) in broken {
+            self.ledger.violations.push(self.violation(invariant, detail));
+        }
+    }
+
     /// Reads every name through every node, and judges the history.
     fn verify(&mut self) -> Result<(), Violation> {
+        self.verifying = true;
         for place in 0..self.plan.options.nodes {
             for name in 0..self.plan.options.workload.names + self.plan.options.nodes {
                 let now = self.world.now();
@@ -383,6 +552,7 @@ impl<P: Process> Run<P> {
             }
         }
         let traffic = self.world.network.traffic;
+        let pushed = self.pushed();
         Report {
             violations: self.ledger.violations,
             trace: self.world.trace.value(),
@@ -394,14 +564,15 @@ impl<P: Process> Run<P> {
             operations: self.clients.ended,
             messages: traffic.datagrams + traffic.messages,
             events: self.world.counts.events,
+            copies: [pushed, self.deleted[0], self.deleted[1]],
             history: history.to_json_lines(),
         }
     }
 
-    fn until_ready(&mut self, phase: &str) -> Result<(), Violation> {
+    fn until_ready(&mut self, phase: &str, places: usize) -> Result<(), Violation> {
         let deadline = self.world.now() + READY_WITHIN;
         loop {
-            let reasons: Vec<String> = (0..self.plan.options.nodes).filter_map(|p| self.unready(p)).collect();
+            let reasons: Vec<String> = (0..places).filter_map(|p| self.unready(p)).collect();
             if reasons.is_empty() {
                 return Ok(());
             }
@@ -423,7 +594,8 @@ impl<P: Process> Run<P> {
         let Some(process) = &self.world.nodes[place].process else {
             return Some(format!("n{place} does not run"));
         };
-        let enough = process.replicas() >= self.plan.options.nodes.min(3);
+        let Options { nodes, late, .. } = self.plan.options;
+        let enough = process.replicas() >= (nodes - late).min(3);
         match process.ready() {
             Ok(()) if enough => None,
             Ok(()) => Some(format!("n{place} knows too few members")),
@@ -475,6 +647,12 @@ impl<P: Process> Run<P> {
         for version in self.world.nodes[place].durable.take_stored() {
             self.ledger.stored(self.plan.options.seed, now, version);
         }
+        for (invariant, detail) in self.world.nodes[place].durable.take_broken() {
+            self.ledger.violations.push(self.violation(invariant, detail));
+        }
+        for deleted in self.world.nodes[place].durable.take_deleted() {
+            self.deleted(place, &deleted);
+        }
     }
 
     fn answered(&mut self, operation: u64, place: Place, answer: &Answer) {
@@ -486,6 +664,13 @@ impl<P: Process> Run<P> {
             let detail =
                 format!("operation {operation} was refused for the head {dot}, which is a tombstone");
             self.ledger.violations.push(self.violation("I9", detail));
+        }
+        if let Answer::Read { lacking: Some(chunk), survivors, .. } = answer
+            && self.verifying
+            && head(survivors).is_some_and(|head| self.is_promised(head))
+        {
+            let detail = format!("operation {operation}: nobody has {chunk}");
+            self.ledger.violations.push(self.violation("I1", detail));
         }
         let Answer::Written(version) = answer else { return };
         let Some((_, _, durability)) = self.clients.acknowledged.last() else { return };
@@ -516,7 +701,10 @@ impl<P: Process> Run<P> {
             }
         }
         let chunk = version.content.as_ref().map(|c| c.root);
-        let hold = chunk.map_or(needed, |chunk| count(&|durable| durable.holds(&chunk)));
+        let hold = chunk.map_or(needed, |root| {
+            let of = |chunk: ChunkId| count(&|durable| durable.holds(&chunk));
+            if process.owners(&root).is_empty() { of(root) } else { of(root).min(of(shared_of(&root))) }
+        });
         if know < needed || hold < needed {
             let detail = format!(
                 "operation {operation} ({}, {durability:?}) was acknowledged with {know} durable versions and \

@@ -165,7 +165,7 @@ impl Machine {
         let content = match &pending.ask {
             Ask::Get { .. } => {
                 self.pending.remove(&operation);
-                let answer = Answer::Read { survivors: found, local: false };
+                let answer = Answer::Read { survivors: found, local: false, lacking: None };
                 self.outputs.push_back(Output::Answer { operation, answer });
                 return;
             }

@@ -1,11 +1,11 @@
 //! A file goes in on one node and comes out on any other, whole, at once.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use futures::StreamExt as _;
 use kepler_protocol::api;
-use kepler_tests::cluster::{Cluster, random_bytes, scaled};
+use kepler_tests::cluster::{Cluster, Node, random_bytes, scaled};
 use reqwest::StatusCode;
 
 const MIB: usize = 1 << 20;
@@ -82,45 +82,73 @@ async fn ranges_are_exact_across_chunk_borders() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_large_file_passes_through_bounded_memory() -> Result<()> {
-    let cluster = Cluster::start(3).await?;
-    let mib = if scaled(10) == 10 { 10 * 1024 } else { 1024 };
-    let piece = |i: usize| {
-        let mut piece = random_bytes(99, MIB).to_vec();
-        piece[..8].copy_from_slice(&(i as u64).to_le_bytes());
-        bytes::Bytes::from(piece)
-    };
-    let stream = futures::stream::iter((0..mib).map(move |i| Ok::<_, std::io::Error>(piece(i))));
-    let started = Instant::now();
+/// One mebibyte of a large file: no two of them are equal.
+fn mebibyte(file: u64, i: usize) -> bytes::Bytes {
+    let mut piece = random_bytes(99, MIB).to_vec();
+    piece[..8].copy_from_slice(&(i as u64).to_le_bytes());
+    piece[8..16].copy_from_slice(&file.to_le_bytes());
+    bytes::Bytes::from(piece)
+}
+
+/// Puts a file of `mib` mebibytes without ever having it in memory.
+async fn put_large(node: &Node, name: &str, file: u64, mib: usize) -> Result<Duration> {
+    let stream = futures::stream::iter((0..mib).map(move |i| Ok::<_, std::io::Error>(mebibyte(file, i))));
     let client = reqwest::Client::builder().no_proxy().build()?;
-    let response = client
-        .put(cluster.nodes[0].file_url("large"))
-        .body(reqwest::Body::wrap_stream(stream))
-        .send()
-        .await?;
-    ensure!(response.status() == StatusCode::OK, "{}", response.text().await?);
-    let put = started.elapsed();
     let started = Instant::now();
-    let mut body =
-        client.get(cluster.nodes[1].file_url("large")).send().await?.error_for_status()?.bytes_stream();
+    let body = reqwest::Body::wrap_stream(stream);
+    let response = client.put(node.file_url(name)).body(body).send().await?;
+    ensure!(response.status() == StatusCode::OK, "{}", response.text().await?);
+    Ok(started.elapsed())
+}
+
+/// Reads it back and compares every byte.
+async fn get_large(node: &Node, name: &str, file: u64, mib: usize) -> Result<Duration> {
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let started = Instant::now();
+    let mut body = client.get(node.file_url(name)).send().await?.error_for_status()?.bytes_stream();
     let (mut at, mut offset) = (0usize, 0usize);
-    let mut expected = piece(0);
+    let mut expected = mebibyte(file, 0);
     while let Some(bytes) = body.next().await {
         let mut bytes = bytes?;
         while !bytes.is_empty() {
             let take = bytes.len().min(MIB - offset);
-            ensure!(bytes[..take] == expected[offset..offset + take], "byte {} differs", at * MIB + offset);
+            let right = bytes[..take] == expected[offset..offset + take];
+            ensure!(right, "{name} through {}: byte {} differs", node.id, at * MIB + offset);
             bytes = bytes.split_off(take);
             offset += take;
             if offset == MIB {
                 (at, offset) = (at + 1, 0);
-                expected = piece(at);
+                expected = mebibyte(file, at);
             }
         }
     }
     ensure!(at == mib && offset == 0, "{at} MiB of {mib} came back");
-    let get = started.elapsed();
+    Ok(started.elapsed())
+}
+
+#[tokio::test]
+async fn a_gibibyte_through_each_node_is_read_back_through_every_other_at_once() -> Result<()> {
+    let cluster = Cluster::start(3).await?;
+    let mib = scaled(1024);
+    let mut reads = 0;
+    for (file, writer) in cluster.nodes.iter().enumerate() {
+        let name = format!("gibibyte/{file}");
+        put_large(writer, &name, file as u64, mib).await?;
+        for reader in cluster.nodes.iter().filter(|reader| reader.id != writer.id) {
+            get_large(reader, &name, file as u64, mib).await?;
+            reads += 1;
+        }
+    }
+    println!("sizes: {mib} MiB through each of 3 nodes, {reads} reads through the others, all equal");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_large_file_passes_through_bounded_memory() -> Result<()> {
+    let cluster = Cluster::start(3).await?;
+    let mib = if scaled(10) == 10 { 10 * 1024 } else { 1024 };
+    let put = put_large(&cluster.nodes[0], "large", 0, mib).await?;
+    let get = get_large(&cluster.nodes[1], "large", 0, mib).await?;
     for node in &cluster.nodes {
         let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid().unwrap_or(0)))?;
         let peak: u64 = status

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kepler_protocol::api;
 use kepler_tests::cluster::{Cluster, eventually, random_bytes, scaled};
 
 const FILES: [&str; 3] = ["kepler.db", "kepler.db-wal", "kepler.db-shm"];
@@ -96,8 +95,7 @@ async fn a_lost_a_damaged_and_an_old_database_lose_no_acknowledged_version() -> 
     eventually("all nodes list the same names", Duration::from_secs(30), async || {
         let mut listings = Vec::new();
         for node in &cluster.nodes {
-            let page: Result<api::Listing> = node.json("/v1/files?limit=1000").await;
-            listings.push(page.map(|page| page.files).unwrap_or_default());
+            listings.push(node.list().await.unwrap_or_default());
         }
         listings[0].len() == written.len() && listings.iter().all(|l| *l == listings[0])
     })

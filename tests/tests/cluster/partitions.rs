@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use kepler_protocol::api::{Event, Listing, Stat, Status};
+use kepler_protocol::api::{Event, Stat, Status};
 use kepler_tests::cluster::{Cluster, Node, eventually};
 use reqwest::StatusCode;
 use tokio::task::JoinHandle;
@@ -122,16 +122,8 @@ async fn one_cluster(cluster: &Cluster, deadline: Duration) -> Result<Duration> 
 
 /// What a node lists: head and number of conflicts, by name.
 async fn listed(node: &Node) -> Result<BTreeMap<String, (String, usize)>> {
-    let mut all = BTreeMap::new();
-    let mut query = "?limit=500".to_owned();
-    loop {
-        let page: Listing = node.json(&format!("/v1/files{query}")).await?;
-        for file in page.files {
-            all.insert(file.name.to_string(), (file.etag, file.conflicts));
-        }
-        let Some(next) = page.next else { return Ok(all) };
-        query = format!("?limit=500&after={next}");
-    }
+    let files = node.list().await?;
+    Ok(files.into_iter().map(|file| (file.name.to_string(), (file.etag, file.conflicts))).collect())
 }
 
 /// Waits until all nodes list the same, and that with at least this many names; how long it took.

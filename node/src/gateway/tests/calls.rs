@@ -230,8 +230,16 @@ async fn the_node_tells_of_itself() {
 
     let page = gateway.get("/").await;
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
-    let html = String::from_utf8(page.body).unwrap();
-    assert!(html.contains("/v1/files/{name}") && html.contains("KeplerFS"));
+    assert!(page.header("content-security-policy").unwrap().starts_with("default-src 'none'"));
+    assert!(String::from_utf8(page.body).unwrap().contains("KeplerFS"));
+    for screen in ["/files/a%20b/c", "/file/a.js", "/cluster", "/nodes/node-a"] {
+        assert_eq!(
+            gateway.get(screen).await.header("content-type"),
+            Some("text/html; charset=utf-8"),
+            "{screen}"
+        );
+    }
+    assert_eq!(gateway.get("/_app/none.js").await.problem(), p(404, "not-found"));
 
     let metrics = String::from_utf8(gateway.get("/metrics").await.body).unwrap();
     for line in [

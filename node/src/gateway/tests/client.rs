@@ -121,12 +121,37 @@ impl Client {
         if bodiless || matches!(status, 100 | 204 | 304) {
             return Ok(answer);
         }
+        if answer.header("transfer-encoding") == Some("chunked") {
+            answer.body = self.chunks().await?;
+            return Ok(answer);
+        }
         let length: usize = answer.header("content-length").expect("answers have a length").parse().unwrap();
         if !self.fill(|b| b.len() >= length).await? {
             return Err(format!("{} of {length} bytes came", self.buffer.len()));
         }
         answer.body = self.buffer.drain(..length).collect();
         Ok(answer)
+    }
+
+    /// A body in chunks, until its last.
+    async fn chunks(&mut self) -> Result<Vec<u8>, String> {
+        let mut body = Vec::new();
+        loop {
+            let line = |b: &[u8]| b.windows(2).position(|w| w == b"\r\n");
+            if !self.fill(|b| line(b).is_some()).await? {
+                return Err("the connection ended within a chunked body".to_owned());
+            }
+            let head: Vec<u8> = self.buffer.drain(..line(&self.buffer).unwrap() + 2).collect();
+            let size = usize::from_str_radix(String::from_utf8(head).unwrap().trim(), 16).unwrap();
+            if !self.fill(|b| b.len() >= size + 2).await? {
+                return Err("the connection ended within a chunk".to_owned());
+            }
+            body.extend(self.buffer.drain(..size));
+            self.buffer.drain(..2);
+            if size == 0 {
+                return Ok(body);
+            }
+        }
     }
 
     /// Everything until `needle` has come.

@@ -1,6 +1,6 @@
 //! Files in memory: what the gateway is tested against.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Consistency, Precondition};
 use kepler_protocol::chunk::{Chunk, ChunkId, Codec};
 use kepler_protocol::name::Name;
+use kepler_protocol::node_id::NodeId;
 use kepler_protocol::time::UnixMillis;
 use kepler_protocol::version::{Content, Context, Dot, Origin, Version};
 use tokio::sync::{Notify, broadcast};
@@ -36,6 +37,10 @@ pub struct Fake {
     /// Why the node is not ready.
     pub waiting_for: Mutex<Option<String>>,
     pub puts: Mutex<Vec<PutRequest>>,
+    /// Returned by the next operator's verb instead of doing it.
+    pub fail_verb: Mutex<Option<OperatorError>>,
+    /// What operators asked for.
+    pub verbs: Mutex<Vec<String>>,
     pub events: broadcast::Sender<api::Event>,
 }
 
@@ -51,6 +56,8 @@ impl Fake {
             hold: Mutex::default(),
             waiting_for: Mutex::default(),
             puts: Mutex::default(),
+            fail_verb: Mutex::default(),
+            verbs: Mutex::default(),
             events: broadcast::channel(4).0,
         }
     }
@@ -110,6 +117,15 @@ impl Fake {
             durability,
             replicas: api::Replicas { wanted: 3, acked: 3, nodes: vec![dot.origin.node], queued: vec![] },
         }
+    }
+
+    fn verb(&self, verb: String) -> Result<api::Accepted, OperatorError> {
+        if let Some(error) = self.fail_verb.lock().unwrap().take() {
+            return Err(error);
+        }
+        self.verbs.lock().unwrap().push(verb);
+        let node = "node-a".parse().unwrap();
+        Ok(api::Accepted { nodes: vec![api::Answered { node, accepted: true, detail: None }] })
     }
 
     fn get(&self, name: &Name) -> Result<(Version, Bytes), ReadError> {
@@ -240,7 +256,58 @@ impl Files for Fake {
             .ok_or_else(|| ReadError::NotFound(id.to_string()))
     }
 
-    fn cluster(&self) -> api::Cluster {
+    async fn locate(&self, name: &Name, if_down: Option<NodeId>) -> Result<api::Located, LocateError> {
+        let (version, bytes) = self.get(name)?;
+        if if_down.is_some_and(|node| node != version.dot.origin.node) {
+            return Err(LocateError::NotAMember(if_down.unwrap()));
+        }
+        let node = version.dot.origin.node;
+        let chunk = api::LocatedChunk {
+            cid: ChunkId::of(Codec::Raw, &bytes),
+            size: bytes.len() as u64,
+            key: "0".repeat(16),
+            tokens_walked: 1,
+            walk: vec![],
+            owners: vec![node],
+            holders: vec![api::Holder { node, verified_at: None }],
+            owners_if_down: if_down.map(|_| vec![]),
+        };
+        let version = version.dot.to_string();
+        Ok(api::Located { name: name.clone(), version, replication_factor: 3, if_down, chunks: vec![chunk] })
+    }
+
+    async fn health(&self) -> api::Health {
+        api::Health {
+            status: api::HealthStatus::AtRisk,
+            reasons: vec!["so".to_owned()],
+            ..Default::default()
+        }
+    }
+
+    async fn scrub(&self, request: api::ScrubRequest) -> api::Accepted {
+        self.verb(format!("{request:?}")).unwrap_or_default()
+    }
+
+    async fn repair(&self, request: api::RepairRequest) -> api::Accepted {
+        self.verb(format!("{request:?}")).unwrap_or_default()
+    }
+
+    async fn leave(&self) -> Result<api::Accepted, OperatorError> {
+        self.verb("leave".to_owned())
+    }
+
+    async fn forget(&self, nodes: BTreeSet<NodeId>, lost: bool) -> Result<api::Accepted, OperatorError> {
+        self.verb(format!("forget {nodes:?} {lost}"))
+    }
+
+    fn verify(&self, all: bool) -> Result<VerifyStream, OperatorError> {
+        self.verb(format!("verify {all}"))?;
+        let total = api::VerifyTotal { ok: true, chunks: 1, ..Default::default() };
+        let progress = api::VerifyLine::Progress { chunks: 1, copies: 1, bytes: 2 };
+        Ok(Box::pin(stream::iter([progress, api::VerifyLine::Total(total)])))
+    }
+
+    async fn cluster(&self) -> api::Cluster {
         let ring = self.ring().ring;
         api::Cluster { members: vec![], ring, roster: None }
     }
@@ -261,6 +328,8 @@ impl Files for Fake {
             queue: api::QueueStatus::default(),
             files: self.files.lock().unwrap().len() as u64,
             transfers: 0,
+            healing: None,
+            bandwidth: api::Bandwidth::default(),
         })
     }
 

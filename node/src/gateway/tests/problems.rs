@@ -123,7 +123,7 @@ async fn routing_knows_paths_and_methods() {
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method} {path}");
     }
     for route in crate::gateway::route::Route::ALL {
-        let path = route.pattern().replace("{name}", "a").replace("{cid}", "a");
+        let path = route.pattern().replace("{name}", "a").replace("{cid}", "a").replace("{node}", "a");
         for method in ["GET", "PUT", "POST", "DELETE"] {
             let taken = route.allow().split(", ").any(|m| m == method);
             let head = format!("{method} {path} HTTP/1.1\r\nKepler-Client: x");

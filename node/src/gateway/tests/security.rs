@@ -7,7 +7,7 @@ use crate::gateway::{Access, Config};
 const TOKEN: &str = "0123456789abcdef";
 
 async fn with_access(tokens: &[&str], anonymous: Anonymous) -> Gateway {
-    let access = Access { tokens: ApiTokens::parse(tokens.iter().copied()).unwrap(), anonymous };
+    let access = Access { tokens: ApiTokens::parse(tokens.iter().copied()).unwrap(), anonymous }.into();
     let hosts = vec!["kepler.example".parse().unwrap(), "10.0.0.7".parse().unwrap()];
     Gateway::start(Config { hosts, access, ..Config::default() }).await
 }
@@ -101,9 +101,13 @@ async fn with_tokens_every_call_but_the_public_ones_needs_one() {
         assert_eq!(answer.problem(), p(401, "unauthorized"), "{path}");
         assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer "));
     }
-    for path in ["/", "/healthz", "/readyz"] {
+    for path in ["/", "/files/a", "/healthz", "/readyz"] {
         assert_eq!(gateway.get(path).await.status, 200, "{path}");
     }
+    assert_eq!(gateway.get("/_app/none.js").await.problem(), p(404, "not-found"));
+    // Where the members are is not for everybody.
+    let policy = gateway.get("/").await.header("content-security-policy").unwrap_or_default().to_owned();
+    assert!(!policy.contains("http://"), "{policy}");
     for token in [TOKEN, second] {
         let head = format!("GET /v1/ring HTTP/1.1\r\nAuthorization: bearer  {token}");
         assert_eq!(gateway.send(&head, "").await.status, 200);

@@ -90,7 +90,7 @@ impl Chunks {
             Err(store::ReadError::Missing(_)) => Local::Missing,
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
-                self.inner.metrics.disk.quarantined.inc();
+                self.note_quarantined(id);
                 if let Err(error) = self.inner.store.quarantine(id).await {
                     warn!(chunk = %id, %error, "could not quarantine");
                 }

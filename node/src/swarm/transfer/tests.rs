@@ -81,7 +81,8 @@ fn server() -> (Server, Arc<Counting>) {
 fn offer(size: u64, dots: usize) -> Request {
     let id = ChunkId::of(Codec::Raw, b"kepler");
     let origin = kepler_protocol::version::Origin { node: "a".parse().expect("a node id"), generation: 1 };
-    Request::Push(Offer { id, size, dots: vec![Dot { origin, sequence: 1 }; dots] })
+    let dots = vec![Dot { origin, sequence: 1 }; dots];
+    Request::Push(Offer { id, size, dots, background: false, recovered: false })
 }
 
 async fn reply(io: &mut Pipe) -> Reply {
@@ -171,7 +172,7 @@ async fn a_giver_cannot_make_us_take_more_less_or_other_than_we_asked() {
             theirs.close().await.expect("it is read");
         };
         let limits = limits();
-        let (fetched, ()) = tokio::join!(fetch(io, id, &limits, |_| ()), answering);
+        let (fetched, ()) = tokio::join!(fetch(io, id, None, &limits, |_| ()), answering);
         let error = fetched.expect_err("it is not the chunk");
         assert!(expected(&error), "case {n}: {error:?}");
     }
@@ -185,7 +186,10 @@ async fn messages_of_later_versions_with_more_fields_are_understood() {
     e.array(2).and_then(|e| e.u32(1)).expect("a vector takes everything");
     e.array(1).and_then(|e| e.map(2)).and_then(|e| e.u32(0)).expect("a vector takes everything");
     e.encode(id).and_then(|e| e.u32(77)).and_then(|e| e.str("news")).expect("a vector takes everything");
-    assert_eq!(minicbor::decode::<Request>(&bytes).expect("it is a request"), Request::Fetch(Fetch { id }));
+    assert_eq!(
+        minicbor::decode::<Request>(&bytes).expect("it is a request"),
+        Request::Fetch(Fetch { id, background: false })
+    );
 }
 
 proptest! {

@@ -65,7 +65,7 @@ fn survivors_depend_on_what_was_merged_and_on_nothing_else() {
                 }
             }
             assert_eq!(held(&storage), survivors_of(&order[..known]), "seed {seed}");
-            assert_eq!(*knowledge.seen(), storage.seen().unwrap(), "seed {seed}");
+            assert_eq!(**knowledge.seen(), storage.seen().unwrap(), "seed {seed}");
         }
     }
 }

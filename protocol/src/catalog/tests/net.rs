@@ -7,7 +7,7 @@ use crate::api::Durability;
 use crate::catalog::command::{Command, CommandId, Consistency, Outcome, Precondition};
 use crate::catalog::electorate::{Electorate, FixedElectorate};
 use crate::catalog::memory::MemoryStorage;
-use crate::catalog::message::{MAX_MESSAGE_BYTES, Request, Response};
+use crate::catalog::message::{Request, Response};
 use crate::catalog::seen::Seen;
 use crate::catalog::storage::{Result, Storage};
 use crate::catalog::{Catalog, Config, Event, Faults, Transmit, Unreachable};
@@ -78,6 +78,9 @@ pub(super) struct Net {
     /// What supersedes each version directly.
     later: BTreeMap<Dot, BTreeSet<Dot>>,
     pub sent: u64,
+    /// Bytes of requests and responses, and of the longest of them.
+    pub bytes: usize,
+    pub longest: usize,
     /// Steps within the present millisecond: a machine that spins is a bug.
     spin: (u64, u32),
 }
@@ -115,6 +118,8 @@ impl Net {
             kept: BTreeMap::new(),
             later: BTreeMap::new(),
             sent: 0,
+            bytes: 0,
+            longest: 0,
             spin: (0, 0),
             rng,
         };
@@ -297,6 +302,12 @@ impl Net {
         }
     }
 
+    fn weigh(&mut self, bytes: &[u8]) {
+        assert!(bytes.len() <= 1 << 20, "nobody builds so long a message");
+        self.bytes += bytes.len();
+        self.longest = self.longest.max(bytes.len());
+    }
+
     fn send(&mut self, from: usize, transmit: Transmit) {
         match transmit {
             Transmit::Request { to, id, request, deadline } => {
@@ -305,7 +316,7 @@ impl Net {
                 let epoch = self.nodes[from].epoch;
                 self.nodes[from].pending.insert(id);
                 let bytes = request.to_bytes();
-                assert!(bytes.len() <= MAX_MESSAGE_BYTES);
+                self.weigh(&bytes);
                 if self.cut.contains(&(from, to)) || !self.is_up(to) && from != to {
                     let after = Duration::from_millis(self.rng.u64(1..50));
                     self.at(after, Item::Lost { node: from, from: to, epoch, id });
@@ -320,7 +331,7 @@ impl Net {
             Transmit::Response { token, response } => {
                 let Some((to, from, epoch, id)) = self.tokens.remove(&token) else { return };
                 let bytes = response.to_bytes();
-                assert!(bytes.len() <= MAX_MESSAGE_BYTES);
+                self.weigh(&bytes);
                 for _ in 0..self.copies() {
                     let delay = self.delay();
                     self.at(delay, Item::Response { to, from, epoch, id, bytes: bytes.clone() });

@@ -3,8 +3,10 @@
 use proptest::prelude::*;
 
 use super::net::content;
+use crate::catalog::census::{Bucket, SPLIT};
 use crate::catalog::message::{
-    Cursor, MAX_MESSAGE_BYTES, NamePart, Page, Pull, Push, Read, Request, Response,
+    Claim, Compare, Compared, Cursor, Division, MAX_MESSAGE_BYTES, NamePart, Page, Pull, Push, Read, Request,
+    Response,
 };
 use crate::catalog::seen::Seen;
 use crate::time::UnixMillis;
@@ -28,7 +30,7 @@ fn examples() -> (Vec<Request>, Vec<Response>) {
         seen.insert(version(sequence).dot);
     }
     let name = version(1).name;
-    let requests = vec![
+    let mut requests = vec![
         Request::Read(Read {
             roster: 2,
             name: name.clone(),
@@ -37,15 +39,24 @@ fn examples() -> (Vec<Request>, Vec<Response>) {
         }),
         Request::Push(Push { roster: None, versions: vec![version(1), version(2)] }),
         Request::Pull(Pull {
-            database: None,
-            seen: seen.clone(),
+            wanted: seen.clone(),
             after: Some(Cursor::Within(name.clone(), Some(version(9).dot))),
         }),
     ];
     let part =
         NamePart { name, holds: vec![version(2).dot], versions: vec![version(2)], stubs: vec![], last: true };
-    let page = Page { database: None, seen, closed: vec![], names: vec![part], next: None, ready: true };
-    (requests, vec![Response::Page(page), Response::Behind(7), Response::Done])
+    let page = Page { database: None, closed: vec![], names: vec![part], next: None, ready: true };
+    let bucket = Bucket::WHOLE.children().nth(3).unwrap();
+    let claims = vec![Claim { bucket, digest: [7; 8] }];
+    requests.push(Request::Compare(Compare { buckets: claims }));
+    let compared = Response::Compared(Compared {
+        database: None,
+        answered: 1,
+        splits: vec![Division { bucket, digests: vec![9; 8 * SPLIT] }],
+        listed: vec![bucket],
+        seen,
+    });
+    (requests, vec![Response::Page(page), compared, Response::Behind(7), Response::Done])
 }
 
 #[test]
@@ -74,7 +85,7 @@ fn implausible_messages_are_refused() {
     }
     let mut seen = Seen::default();
     seen.insert(Dot { sequence: u64::MAX, ..version(1).dot });
-    let pull = Request::Pull(Pull { database: None, seen, after: None });
+    let pull = Request::Pull(Pull { wanted: seen, after: None });
     assert!(Request::from_bytes(&pull.to_bytes()).is_err());
     assert!(Request::from_bytes(&vec![0; MAX_MESSAGE_BYTES + 1]).is_err());
 }
@@ -87,7 +98,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_messages_never_panic(which in 0usize..3, at in any::<prop::sample::Index>(), to in any::<u8>()) {
+    fn damaged_messages_never_panic(which in 0usize..4, at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let (requests, responses) = examples();
         let mut bytes = requests[which].to_bytes();
         let place = at.index(bytes.len());

@@ -38,6 +38,7 @@ fn packet() -> Packet {
         challenge: Some(u64::MAX),
         newcomer: true,
         unknown: true,
+        latest: 7,
     }
 }
 

@@ -1,0 +1,3 @@
+export * as api from './client';
+export { ApiError, Unreachable } from './http';
+export type * from './shapes';

@@ -1,0 +1,44 @@
+/** The shapes against a live node: with KEPLER_URL, as the browser tests run it. Strict: no field is unknown. */
+import { describe, expect, it } from 'vitest';
+import { readEvent } from './events';
+import type { Shape } from './shape';
+import * as shapes from './shapes';
+
+const node = process.env.KEPLER_URL;
+
+describe.skipIf(!node)('a live node answers in these shapes', () => {
+	const calls: [string, string, Shape<unknown>, RequestInit?][] = [
+		['PUT a file', '/v1/files/shapes/a.txt', shapes.Receipt, { method: 'PUT', body: 'a', headers: { 'Content-Type': 'text/plain' } }],
+		['copy', '/v1/copy', shapes.Receipt, { method: 'POST', body: JSON.stringify({ from: 'shapes/a.txt', to: 'shapes/b.txt' }), headers: { 'Kepler-Client': 't' } }],
+		['list', '/v1/files?prefix=shapes/&delimiter=/&limit=1', shapes.Listing],
+		['stat', '/v1/stat/shapes/a.txt', shapes.Stat],
+		['locate', '/v1/locate/shapes/a.txt?if_down=node-b', shapes.Located],
+		['cluster', '/v1/cluster', shapes.Cluster],
+		['ring', '/v1/ring', shapes.Ring],
+		['status', '/v1/status', shapes.NodeStatus],
+		['health', '/v1/health', shapes.Health],
+		['repair', '/v1/repair', shapes.Accepted, { method: 'POST', body: JSON.stringify({ action: 'start', all: true }), headers: { 'Kepler-Client': 't' } }],
+		['scrub', '/v1/scrub', shapes.Accepted, { method: 'POST', body: JSON.stringify({ action: 'start', all: true }), headers: { 'Kepler-Client': 't' } }],
+		['a problem', '/v1/files/shapes/none', shapes.Problem]
+	];
+	for (const [what, path, shape, init] of calls) {
+		it(what, async () => {
+			const response = await fetch(node + path, init);
+			expect(() => shape.check(JSON.parse('null'), '', true)).toThrow();
+			expect(shape.check(await response.json(), '', true)).toBeTruthy();
+		});
+	}
+
+	it('events', async () => {
+		const abort = new AbortController();
+		const response = await fetch(`${node}/v1/events`, { signal: abort.signal });
+		const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+		await reader.read();
+		await fetch(`${node}/v1/files/shapes/c.txt`, { method: 'PUT', body: 'c' });
+		let text = '';
+		while (!/data: .*shapes\/c\.txt.*\n\n/.test(text)) text += (await reader.read()).value ?? '';
+		abort.abort();
+		const data = /data: (.*shapes\/c\.txt.*)\n\n/.exec(text)?.[1] ?? '';
+		expect(readEvent(data)).toMatchObject({ type: 'written', name: 'shapes/c.txt', deleted: false });
+	});
+});

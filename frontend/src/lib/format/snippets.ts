@@ -1,0 +1,114 @@
+/** Commands that use this very cluster. */
+import type { Member } from '$lib/api';
+
+export interface Snippet {
+	title: string;
+	about: string;
+	code: string;
+}
+
+interface Facts {
+	origin: string;
+	members: Pick<Member, 'id' | 'addr' | 'gossip_port' | 'status'>[];
+	me: string | null;
+	token: boolean;
+}
+
+export function snippets({ origin, members, token }: Facts): Snippet[] {
+	const auth = token ? " \\\n  -H 'Authorization: Bearer TOKEN'" : '';
+	const alive = members.filter((m) => m.status === 'alive').slice(0, 3);
+	const host = (addr: string) => (addr.includes(':') ? `[${addr}]` : addr);
+	const seeds = alive.map((m) => `${host(m.addr)}:${m.gossip_port}`).join(',') || '127.0.0.1:4001';
+	const next = fresh(members.map((m) => m.id));
+	const remote = alive.some((m) => !/^(127\.|localhost|::1)/.test(m.addr));
+	const secrets = remote ? 'CLUSTER_KEY_FILE=/etc/kepler/cluster.key API_TOKEN_FILE=/etc/kepler/token ' : '';
+	return [
+		{
+			title: 'curl',
+			about: 'Store, read, list and delete, with nothing but HTTP.',
+			code: [
+				`curl -T photo.jpg${auth} ${origin}/v1/files/photos/photo.jpg`,
+				`curl -O${auth} ${origin}/v1/files/photos/photo.jpg`,
+				`curl${auth} '${origin}/v1/files?prefix=photos/'`,
+				`curl -X DELETE${auth} ${origin}/v1/files/photos/photo.jpg`
+			].join('\n')
+		},
+		{
+			title: 'kepler',
+			about: 'The command line: progress bars, folders, checks each chunk against its CID.',
+			code: [
+				`export KEPLER_URL=${origin}`,
+				...(token ? ['export KEPLER_TOKEN=TOKEN'] : []),
+				'kepler put photo.jpg photos/photo.jpg',
+				'kepler get photos/photo.jpg',
+				'kepler ls -l photos/',
+				'kepler locate photos/photo.jpg',
+				'kepler cluster status'
+			].join('\n')
+		},
+		{
+			title: 'Python',
+			about: 'The standard library is enough.',
+			code: [
+				'import json, urllib.request',
+				'',
+				`NODE = "${origin}"`,
+				`HEADERS = {${token ? '"Authorization": "Bearer TOKEN"' : ''}}`,
+				'',
+				'def call(method, path, data=None):',
+				'    request = urllib.request.Request(NODE + path, data, HEADERS, method=method)',
+				'    with urllib.request.urlopen(request) as answer:',
+				'        return answer.read()',
+				'',
+				'receipt = json.loads(call("PUT", "/v1/files/notes/hello.txt", b"hello"))',
+				'print(receipt["cid"], receipt["replicas"]["nodes"])',
+				'print(call("GET", "/v1/files/notes/hello.txt"))'
+			].join('\n')
+		},
+		{
+			title: `Another node on this machine`,
+			about: 'It joins through any member, takes its share of the ring and its chunks.',
+			code: `NODE_ID=${next} HTTP_PORT=0 GOSSIP_PORT=0 TRANSFER_PORT=0 \\\n  SEEDS=${seeds} \\\n  ${secrets}kepler-node`
+		},
+		{
+			title: 'systemd',
+			about: 'A node that starts with its machine: /etc/systemd/system/kepler-node.service',
+			code: [
+				'[Unit]',
+				'Description=KeplerFS node',
+				'After=network-online.target',
+				'Wants=network-online.target',
+				'',
+				'[Service]',
+				'ExecStart=/usr/local/bin/kepler-node',
+				`Environment=NODE_ID=${next}`,
+				`Environment=SEEDS=${seeds}`,
+				'Environment=DATA_DIR=/var/lib/kepler',
+				'# Off loopback a node needs both:',
+				'# Environment=BIND_ADDR=0.0.0.0 ADVERTISE_ADDR=10.0.0.4',
+				'# Environment=CLUSTER_KEY_FILE=/etc/kepler/cluster.key API_TOKEN_FILE=/etc/kepler/token',
+				'StateDirectory=kepler',
+				'DynamicUser=yes',
+				'Restart=on-failure',
+				'',
+				'[Install]',
+				'WantedBy=multi-user.target'
+			].join('\n')
+		},
+		{
+			title: 'Live events',
+			about: 'What happens, as server-sent events.',
+			code: `curl -N${auth} ${origin}/v1/events`
+		}
+	];
+}
+
+/** The next name in the manner of those there are: node-d after node-c. */
+export function fresh(ids: string[]): string {
+	const taken = new Set(ids);
+	for (let i = 0; i < 26; i += 1) {
+		const id = `node-${String.fromCharCode(97 + i)}`;
+		if (!taken.has(id)) return id;
+	}
+	for (let i = 27; ; i += 1) if (!taken.has(`node-${i}`)) return `node-${i}`;
+}

@@ -1,0 +1,167 @@
+/** A cluster in a browser: deaths, returns, joins, conflicts, and a page whose own node goes away. */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { after, afterEach, before, test } from 'node:test';
+import { launch, open } from './lib/browser.mjs';
+import { Cluster } from './lib/cluster.mjs';
+import { eventually } from './lib/eventually.mjs';
+
+let cluster, browser, healing;
+before(async () => {
+	cluster = await Cluster.start(3, { REPAIR_DELAY_SECS: '3', INVENTORY_INTERVAL_SECS: '5', HANDOFF_GRACE_SECS: '5', REBALANCE_BANDWIDTH_MBPS: '2' });
+	browser = await launch();
+	healing = (await cluster.nodes[0].fetch('/v1/health')).status === 200;
+});
+after(async () => {
+	await browser?.close();
+	await cluster?.stop();
+});
+afterEach(async () => {
+	for (const context of browser?.contexts() ?? []) await context.close();
+});
+
+const seen = (page, id, ...states) =>
+	eventually(`${id} is shown ${states.join(' or ')}`, async () => {
+		const status = page.locator(`[data-member="${id}"] [data-status]`);
+		return states.includes(await status.getAttribute('data-status', { timeout: 1_000 }));
+	}, 60_000);
+const said = async (node, id) => (await node.json('/v1/cluster')).members.find((m) => m.id === id)?.status;
+
+test('a node that is killed is seen within two seconds of its suspicion, without a reload, and seen back', async () => {
+	const [a, , c] = cluster.nodes;
+	await a.put('where/is.bin', randomBytes(9 << 20));
+	const page = await open(browser, `${a.url}/cluster`);
+	const file = await open(browser, `${a.url}/file/where/is.bin`);
+	const log = await open(browser, `${a.url}/activity`);
+	await seen(page, 'node-c', 'alive');
+	await file.getByText('every owner has every chunk').waitFor();
+	await page.evaluate(() => {
+		globalThis.never = 'reloaded';
+		globalThis.changes = [];
+		new MutationObserver(() => {
+			const status = document.querySelector('[data-member="node-c"] [data-status]')?.getAttribute('data-status');
+			if (status && globalThis.changes.at(-1)?.[0] !== status) globalThis.changes.push([status, Date.now()]);
+		}).observe(document.body, { subtree: true, childList: true, attributes: true });
+	});
+
+	await c.kill();
+	const suspected = await eventually('the node suspects it', async () => (await said(a, 'node-c')) !== 'alive' && Date.now(), 30_000);
+	await seen(page, 'node-c', 'suspect', 'dead');
+	const shown = await page.evaluate(() => globalThis.changes.find(([status]) => status !== 'alive')[1]);
+	assert.ok(shown - suspected < 2_000, `shown ${shown - suspected} ms after the suspicion`);
+	await seen(page, 'node-c', 'dead');
+	assert.equal(await page.evaluate(() => globalThis.never), 'reloaded');
+	await log.getByTestId('log').getByText('node-c is taken for dead').waitFor();
+	await file.getByTestId('chunk-summary').getByText(/missing on an owner|every owner has every chunk/).waitFor();
+	await page.goto(`${a.url}/`);
+	await eventually('the health is not good', async () => (await page.getByTestId('health-word').textContent()) !== 'Healthy');
+
+	c.start();
+	await cluster.settled();
+	await page.goto(`${a.url}/cluster`);
+	await seen(page, 'node-c', 'alive');
+	await file.getByText('every owner has every chunk').waitFor({ timeout: 60_000 });
+	for (const p of [page, file, log]) assert.deepEqual(p.complaints, []);
+});
+
+test('a page whose node is gone says so, finds another member, and recovers when it is back', async () => {
+	const [a] = cluster.nodes;
+	const page = await open(browser, `${a.url}/files/`);
+	await page.getByText('via node-a').waitFor();
+	await a.kill();
+	const banner = page.getByTestId('lost');
+	await banner.getByText('Connection lost').waitFor();
+	await banner.getByRole('link', { name: /^Open node-[bc]$/ }).waitFor({ timeout: 20_000 });
+	await banner.getByRole('button', { name: 'Stay here' }).click();
+	a.start();
+	await banner.waitFor({ state: 'detached', timeout: 60_000 });
+	await cluster.settled();
+
+	await a.kill();
+	await banner.getByText(/going there in/).waitFor({ timeout: 20_000 });
+	await page.waitForURL((url) => url.port !== String(a.http) && url.pathname === '/files/', { timeout: 40_000 });
+	await page.getByText(/via node-[bc]/).waitFor();
+	a.start();
+	await cluster.settled();
+});
+
+test('a conflict made by a partition is shown side by side and resolved', async () => {
+	const [a, b, c] = cluster.nodes;
+	for (const way of ['keep', 'copy']) {
+		const name = `split/${way}.txt`;
+		await a.put(name, 'before', 'text/plain');
+		// Two sides that cannot hear each other: each is frozen while the other writes.
+		b.freeze();
+		c.freeze();
+		await a.put(name, 'written on the left', 'text/plain', '?durability=fast').finally(() => {
+			a.freeze();
+			b.thaw();
+			c.thaw();
+		});
+		try {
+			await eventually('the right side writes', () => b.put(name, 'written on the right', 'text/plain').then(() => true, () => false), 60_000);
+		} finally {
+			a.thaw();
+		}
+		await cluster.settled();
+		await eventually('both versions are known', async () => (await b.json(`/v1/stat/${name}`)).versions.length === 2, 60_000);
+
+		const page = await open(browser, `${b.url}/files/split`);
+		const row = page.locator(`[data-row="${name}"]`);
+		await row.getByRole('button', { name: '1 conflict' }).click();
+		const dialog = page.getByRole('dialog');
+		await dialog.getByText('written on the left').waitFor();
+		await dialog.getByText('written on the right').waitFor();
+		const left = dialog.getByRole('region', { name: 'Version of node-a' });
+		if (way === 'keep') {
+			await left.getByRole('button', { name: 'Keep this one' }).click();
+			await dialog.waitFor({ state: 'detached' });
+			assert.equal(await (await c.fetch(`/v1/files/${name}`)).text(), 'written on the left');
+		} else {
+			await dialog.getByRole('button', { name: 'Keep as a copy' }).click();
+			await dialog.waitFor({ state: 'detached' });
+			const texts = [await (await c.fetch(`/v1/files/${name}`)).text(), await (await c.fetch(`/v1/files/split/copy (1).txt`)).text()];
+			assert.deepEqual(texts.sort(), ['written on the left', 'written on the right']);
+		}
+		assert.equal((await c.json(`/v1/stat/${name}`)).versions.length, 1);
+		await row.getByRole('button', { name: /conflict/ }).waitFor({ state: 'detached' });
+		assert.deepEqual(page.complaints, []);
+	}
+});
+
+test('a fourth node is seen joining and taking its share', async () => {
+	const [a] = cluster.nodes;
+	const page = await open(browser, `${a.url}/cluster`);
+	await seen(page, 'node-a', 'alive');
+	await cluster.add();
+	await seen(page, 'node-d', 'alive');
+	await cluster.settled();
+	await eventually('it has its share', async () => {
+		const text = await page.locator('[data-member="node-d"]').textContent();
+		return Number(/([\d.]+) %/.exec(text ?? '')?.[1]) > 10;
+	});
+	await page.locator('[data-member="node-d"]').getByRole('link').click();
+	await page.getByRole('heading', { level: 1, name: 'node-d' }).waitFor();
+	assert.deepEqual(page.complaints, []);
+});
+
+test('a cluster that lost a node heals to zero in sight', async (t) => {
+	if (!healing) return t.skip('the node does not answer /v1/health yet');
+	const [a, , , d] = cluster.nodes;
+	for (let i = 0; i < 6; i += 1) await a.put(`heal/${i}.bin`, randomBytes(3 << 20), 'application/octet-stream', '?durability=all');
+	const file = await open(browser, `${a.url}/file/heal/0.bin`);
+	const page = await open(browser, `${a.url}/activity`);
+	await page.getByRole('img', { name: /Under-replicated chunks: lacking 0 now/ }).waitFor();
+	await d.kill();
+	await page.getByRole('img', { name: /Under-replicated chunks: lacking [1-9]/ }).waitFor({ timeout: 60_000 });
+	await page.getByRole('img', { name: /Under-replicated chunks: lacking 0 now, moving 0 now/ }).waitFor({ timeout: 120_000 });
+	await page.getByTestId('log').getByText(/^Brought/).first().waitFor();
+	const health = await a.json('/v1/health');
+	assert.deepEqual([health.under_replicated, health.moving, health.missing], [0, 0, 0]);
+	await file.getByText('every owner has every chunk').waitFor({ timeout: 60_000 });
+	for (let i = 0; i < 6; i += 1) {
+		for (const chunk of (await a.json(`/v1/stat/heal/${i}.bin`)).chunks) assert.ok(chunk.holders.length >= 3, JSON.stringify(chunk));
+	}
+	assert.deepEqual(file.complaints, []);
+	assert.deepEqual(page.complaints, []);
+});

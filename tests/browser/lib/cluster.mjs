@@ -1,0 +1,159 @@
+/**
+ * Real nodes on this machine, for a browser to look at.
+ *
+ * Each cluster has ports and folders of its own and ends only what it started.
+ */
+import { spawn } from 'node:child_process';
+import dgram from 'node:dgram';
+import { mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { eventually } from './eventually.mjs';
+
+const ROOT = new URL('../../../', import.meta.url).pathname;
+const BIN = join(process.env.KEPLER_BIN_DIR ?? join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), 'debug'), 'kepler-node');
+
+/** A port that is free now, for TCP and UDP. */
+async function freePort() {
+	for (;;) {
+		const port = await new Promise((resolve, reject) => {
+			const server = net.createServer().once('error', reject);
+			server.listen(0, '127.0.0.1', () => {
+				const { port } = server.address();
+				server.close(() => resolve(port));
+			});
+		});
+		const free = await new Promise((resolve) => {
+			const socket = dgram.createSocket('udp4').once('error', () => resolve(false));
+			socket.bind(port, '127.0.0.1', () => socket.close(() => resolve(true)));
+		});
+		// Below the ports that the system gives to outgoing connections would be safer still; a clash shows at once.
+		if (free) return port;
+	}
+}
+
+export class Node {
+	constructor(id, ports, folder, env) {
+		Object.assign(this, { id, ...ports, folder, env, child: null });
+		this.url = `http://127.0.0.1:${ports.http}`;
+	}
+
+	start() {
+		const log = openSync(join(this.folder, `${this.id}.log`), 'a');
+		this.child = spawn(BIN, [], {
+			cwd: this.folder,
+			stdio: ['ignore', log, log],
+			env: {
+				PATH: process.env.PATH,
+				NODE_ID: this.id,
+				HTTP_PORT: String(this.http),
+				GOSSIP_PORT: String(this.gossip),
+				TRANSFER_PORT: String(this.transfer),
+				MIN_FREE_MB: '64',
+				...this.env
+			}
+		});
+		this.exited = new Promise((resolve) => this.child.once('exit', resolve));
+	}
+
+	/** Ends it at once, as a crash does. */
+	async kill() {
+		this.child.kill('SIGKILL');
+		await this.exited;
+		this.child = null;
+	}
+
+	/** Stops its clockwork, as an unplugged cable and a hang do at once. */
+	freeze() {
+		this.child.kill('SIGSTOP');
+	}
+
+	thaw() {
+		this.child.kill('SIGCONT');
+	}
+
+	async fetch(path, options = {}) {
+		const headers = { 'Kepler-Client': 'test', ...(this.env.API_TOKEN ? { Authorization: `Bearer ${this.env.API_TOKEN}` } : {}) };
+		return fetch(this.url + path, {
+			...options,
+			headers: { ...headers, ...options.headers },
+			signal: options.signal ?? AbortSignal.timeout(20_000)
+		});
+	}
+
+	async json(path) {
+		const response = await this.fetch(path);
+		if (!response.ok) throw new Error(`${path}: ${response.status} ${await response.text()}`);
+		return response.json();
+	}
+
+	async put(name, body, type = 'application/octet-stream', query = '') {
+		const path = `/v1/files/${name.split('/').map(encodeURIComponent).join('/')}${query}`;
+		const response = await this.fetch(path, { method: 'PUT', body, headers: { 'Content-Type': type } });
+		if (!response.ok) throw new Error(`PUT ${name}: ${response.status} ${await response.text()}`);
+		return response.json();
+	}
+
+	async ready() {
+		return (await this.fetch('/readyz').catch(() => null))?.status === 200;
+	}
+}
+
+export class Cluster {
+	constructor(env) {
+		this.env = env;
+		this.folder = mkdtempSync(join(tmpdir(), 'kepler-browser-'));
+		this.nodes = [];
+	}
+
+	/** Starts `count` nodes and waits until all know and admit each other. */
+	static async start(count = 3, env = {}) {
+		const cluster = new Cluster(env);
+		for (let i = 0; i < count; i += 1) await cluster.add();
+		await cluster.settled();
+		return cluster;
+	}
+
+	/** Starts one more. */
+	async add() {
+		const id = `node-${String.fromCharCode(97 + this.nodes.length)}`;
+		const ports = { http: await freePort(), gossip: await freePort(), transfer: await freePort() };
+		const seeds = this.nodes.filter((n) => n.child).map((n) => `127.0.0.1:${n.gossip}`);
+		const node = new Node(id, ports, this.folder, { ...this.env, ...(seeds.length ? { SEEDS: seeds.join(',') } : {}) });
+		node.start();
+		this.nodes.push(node);
+		await eventually(`${id} is ready`, () => node.ready(), 60_000).catch((error) => {
+			error.message += `\n${this.log(node)}`;
+			throw error;
+		});
+		return node;
+	}
+
+	/** All running nodes are ready, see each other alive and share a roster. */
+	async settled() {
+		const running = this.nodes.filter((n) => n.child);
+		await eventually(
+			'the cluster has settled',
+			async () => {
+				for (const node of running) {
+					if (!(await node.ready())) return false;
+					const { members, roster } = await node.json('/v1/cluster');
+					if (members.filter((m) => m.status === 'alive').length !== running.length) return false;
+					if ((roster?.members.length ?? 0) < running.length) return false;
+				}
+				return true;
+			},
+			60_000
+		);
+	}
+
+	log(node) {
+		return readFileSync(join(this.folder, `${node.id}.log`), 'utf8').split('\n').slice(-20).join('\n');
+	}
+
+	async stop() {
+		for (const node of this.nodes) if (node.child) await node.kill();
+		rmSync(this.folder, { recursive: true, force: true });
+	}
+}

@@ -1,0 +1,106 @@
+//! The cluster heals itself: copies of what is lost, moves after joins, receipts, collection. The same
+//! machines as in `simulation.rs`, with longer absences, late joiners, and a look at the disks at the end:
+//! every chunk on its owners and nowhere else, nothing kept that nothing refers to, and then quiet.
+
+use std::env;
+use std::time::Duration;
+
+use kepler_protocol::replicator::Faults;
+use kepler_tests::sim::node::{Node, Setup};
+use kepler_tests::sim::run::{Options, Plan, Report, run, shrink};
+
+fn number(name: &str, usual: u64) -> u64 {
+    env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// Four to six nodes, of which some join late; absences up to a minute and a half.
+fn healing(seed: u64) -> Options {
+    let mut options = Options::new(seed);
+    options.nodes = [4, 5, 5, 6][(seed % 4) as usize];
+    options.late = (seed / 4 % 3) as usize;
+    options.heal = true;
+    options.chaos = Duration::from_secs(180);
+    options.budget.long = true;
+    options.budget.every = Duration::from_secs(9);
+    options.workload.every = Duration::from_millis(900);
+    options.workload.names = 10;
+    options
+}
+
+fn setup() -> Setup {
+    Setup { slow_uploads: true, gc_grace: Duration::from_secs(8), ..Setup::default() }
+}
+
+/// Runs seeds; prints those that break something, shrinks the first of them, and fails.
+fn sweep(title: &str, count: u64, options: impl Fn(u64) -> Options) -> Report {
+    let setup = setup();
+    let mut sum = Report::default();
+    let first = number("SEED", 0);
+    let mut broken = Vec::new();
+    for seed in first..first + number("SEEDS", count) {
+        let plan = Plan::new(options(seed));
+        let report = run::<Node>(&plan, setup);
+        sum.add(&report);
+        if !report.violations.is_empty() {
+            let found: Vec<String> = report.violations.iter().take(3).map(ToString::to_string).collect();
+            println!("{title}, seed {seed}:\n{}", found.join("\n"));
+            broken.push(plan);
+        }
+    }
+    println!("{title}: {sum}");
+    if let Some(plan) = broken.first() {
+        let small = shrink::<Node>(plan, &setup, if env::var("SHRINK").is_ok() { 200 } else { 0 });
+        panic!("{title}: {} seeds broke something, the first with {small}", broken.len());
+    }
+    sum
+}
+
+#[test]
+fn copies_end_where_they_belong_after_whatever_went_wrong() {
+    let sum = sweep("healing", SEEDS, healing);
+    assert!(sum.copies.iter().all(|count| *count > 100), "hardly anything was healed: {sum}");
+}
+
+/// What the test above shows to pass without a bug, and within which each bug is found.
+const SEEDS: u64 = 40;
+
+/// Runs the seeds with a bug until one of `invariants` is found to be broken.
+fn missed(name: &str, invariants: &[&str], plant: fn(&mut Faults)) -> Option<String> {
+    let mut setup = setup();
+    plant(&mut setup.heal);
+    for seed in 0..SEEDS {
+        let report = run::<Node>(&Plan::new(healing(seed)), setup);
+        let hit = report.violations.iter().find(|v| invariants.contains(&v.invariant));
+        if let Some(violation) = hit {
+            let what = violation.to_string();
+            println!("{name}: found at seed {seed} of {SEEDS}: {}", what.lines().next().unwrap_or_default());
+            return None;
+        }
+    }
+    println!("{name}: missed");
+    Some(format!("{name} was not found in {SEEDS} seeds"))
+}
+
+#[test]
+fn planted_bugs_of_healing_are_found() {
+    let missed: Vec<String> = [
+        missed("collection of an unseen dot", &["I7"], |f| f.unseen_is_ended = true),
+        missed("collection without grace", &["I7"], |f| f.no_gc_grace = true),
+        missed("grace by wall clock and downtime", &["I7", "I8"], |f| f.downtime_counts = true),
+        missed("hand-off deadline not reset", &["I8"], |f| f.grace_not_reset = true),
+        missed("breaker ignored", &["I20"], |f| f.breaker_ignored = true),
+        missed("repair without delay", &["I5"], |f| f.no_repair_delay = true),
+        missed("gone is a hit", &["I4", "I8", "I1", "I5"], |f| f.gone_is_a_hit = true),
+        missed("hit without a reference", &["I7"], |f| f.hit_without_reference = true),
+        missed("references left behind", &["I7"], |f| f.references_left_behind = true),
+        missed("surplus counted instead of asked", &["I8"], |f| f.surplus_counted = true),
+        missed("healer not replaced", &["I5"], |f| f.healer_not_replaced = true),
+        missed("collection when cut off", &["I7"], |f| f.collect_when_cut_off = true),
+        missed("the dead are offered", &["I5", "I17"], |f| f.offers_the_dead = true),
+        missed("stale receipts", &["I8", "I7"], |f| f.stale_receipts = true),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    assert!(missed.is_empty(), "{missed:#?}");
+}
