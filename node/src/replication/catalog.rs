@@ -236,7 +236,7 @@ impl Driver {
                 let sender = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                 // The asker may have given up; the outcome stands all the same, but what only he could have
                 // gone on with is ended.
-                if let Some(Err(Outcome::Begun { dot })) = sender.map(|sender| sender.send(outcome)) {
+                if let Some(Outcome::Begun { dot }) = sender.and_then(|sender| sender.send(outcome).err()) {
                     let handle = self.handle.clone();
                     self.tasks.spawn(async move { handle.command(Command::Abort { dot }).await });
                 }
