@@ -388,8 +388,9 @@ impl Replica {
             Operator::ForgetLost(lost) => self.council.forget_lost(storage, now, &lost)?.map_err(Into::into),
             Operator::Leave => {
                 let seen = self.leaving.get_or_insert_with(|| self.catalog.seen().clone());
-                self.council
-                    .standing()
+                // Whom the others removed meanwhile never gets a standing again: it does not ask for one.
+                let standing = if self.council.is_member() { self.council.standing() } else { Ok(()) };
+                standing
                     .and(self.catalog.is_shared(storage, &self.council, seen)?)
                     .map_err(OperatorRefused::NotYet)
             }

@@ -617,6 +617,11 @@ impl Council {
         }
     }
 
+    /// Whether the roster held has this node's id.
+    pub fn is_member(&self) -> bool {
+        self.roster().is_some_and(|roster| roster.members.contains_key(&self.config.node))
+    }
+
     fn is_bound(&self, roster: &Roster) -> bool {
         let entry = roster.members.get(&self.config.node);
         entry.is_some_and(|e| e.key == self.config.key && e.database == self.database)

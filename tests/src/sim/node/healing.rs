@@ -337,7 +337,11 @@ impl Node {
         let nodes = roster.members.iter().filter(|(id, _)| on(id));
         let ring = Ring::build(
             roster.constants.reference_capacity,
-            nodes.map(|(id, entry)| Weighted { id: *id, zone: None, capacity: entry.capacity }),
+            nodes.map(|(id, entry)| Weighted {
+                id: *id,
+                zone: entry.zone.as_deref(),
+                capacity: entry.capacity,
+            }),
         );
         let owners = ring.owners(chunk.key(), roster.replicas());
         let early = !owners.contains(&to);
