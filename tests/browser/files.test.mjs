@@ -102,7 +102,7 @@ test('fifty files at once all arrive whole', async () => {
 	}));
 	const page = await open(browser, `${node.url}/files/fifty`);
 	await page.getByTestId('file-input').setInputFiles(files);
-	await page.getByText('50 files stored').waitFor({ timeout: 60_000 });
+	await page.getByText('50 files stored').waitFor({ timeout: 240_000 });
 	await page.getByText(/^50 entries/).waitFor();
 	for (const file of files) assert.equal(sha(await stored(`fifty/${file.name}`)), sha(file.buffer), file.name);
 

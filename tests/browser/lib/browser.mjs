@@ -24,7 +24,7 @@ export async function open(browser, url, options = {}) {
 		...options
 	});
 	const page = await context.newPage();
-	page.setDefaultTimeout(60_000);
+	page.setDefaultTimeout(120_000);
 	page.complaints = [];
 	page.requests = [];
 	page.on('console', (message) => {
