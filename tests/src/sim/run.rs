@@ -212,6 +212,8 @@ pub struct Run<P: Process> {
     active: BTreeSet<usize>,
     /// Nodes whose database is an older copy and that have not started on it yet.
     restored: BTreeSet<Place>,
+    /// N at the node that each operation was asked of, when it was.
+    began_with: BTreeMap<u64, usize>,
     /// For how long nodes that leave stay away.
     leaving: BTreeMap<Place, Duration>,
     /// When a node last lost state that had been durable.
@@ -279,6 +281,7 @@ impl<P: Process> Run<P> {
             ledger: Ledger::default(),
             active: BTreeSet::new(),
             restored: BTreeSet::new(),
+            began_with: BTreeMap::new(),
             leaving: BTreeMap::new(),
             lost: BTreeMap::new(),
             started_at: Instant::ZERO,
@@ -700,11 +703,15 @@ impl<P: Process> Run<P> {
         let Some((_, _, durability)) = self.clients.acknowledged.last() else { return };
         let Some(process) = &self.world.nodes[place].process else { return };
         let replicas = process.replicas();
-        let needed = match durability {
+        let majority_of = |replicas: usize| match durability {
             Durability::Fast => 1,
             Durability::Quorum => replicas / 2 + 1,
             Durability::All => replicas,
         };
+        let needed = majority_of(replicas);
+        // Chunks are placed for the N of the time, versions voted over the roster of the end.
+        let placed_for = self.began_with.remove(&operation).unwrap_or(replicas).min(replicas);
+        let needed_chunks = majority_of(placed_for.max(1));
         // What was durable and is lost since the operation began had been durable all the same.
         let began = self.clients.began(operation);
         let lost = |place: Place| self.lost.get(&place).is_some_and(|at| *at >= began);
@@ -729,7 +736,7 @@ impl<P: Process> Run<P> {
             let of = |chunk: ChunkId| count(&|durable| durable.holds(&chunk));
             if process.owners(&root).is_empty() { of(root) } else { of(root).min(of(shared_of(&root))) }
         });
-        if know < needed || hold < needed {
+        if know < needed || hold < needed_chunks {
             let detail = format!(
                 "operation {operation} ({}, {durability:?}) was acknowledged with {know} durable versions and \
                  {hold} durable chunks where {needed} are needed",
@@ -747,6 +754,9 @@ impl<P: Process> Run<P> {
         let now = self.world.now();
         let (node, run) = (self.world.nodes[place].id, self.world.nodes[place].run);
         let (operation, ask) = self.clients.invoke(planned, node.as_str(), run, now);
+        if let Some(process) = &self.world.nodes[place].process {
+            self.began_with.insert(operation, process.replicas());
+        }
         self.world.ask(place, operation, ask);
     }
 
