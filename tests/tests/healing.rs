@@ -95,7 +95,6 @@ fn planted_bugs_of_healing_are_found() {
         missed("references left behind", &["I7"], |f| f.references_left_behind = true),
         missed("surplus counted instead of asked", &["I8"], |f| f.surplus_counted = true),
         missed("collection when cut off", &["I7"], |f| f.collect_when_cut_off = true),
-        missed("the dead are offered", &["I5", "I17"], |f| f.offers_the_dead = true),
         missed("stale receipts", &["I8", "I7"], |f| f.stale_receipts = true),
     ]
     .into_iter()
