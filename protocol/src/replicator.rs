@@ -81,10 +81,6 @@ use rounds::{Batches, Fetches, Rounds};
 use scrub::Scrub;
 use surplus::Releases;
 
-/// For how long the other owners may say that they lack a chunk too, before it counts as none of the
-/// single copies.
-const OTHERS_WITHIN: Duration = Duration::from_secs(5);
-
 /// Settings; durations are running time.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -312,7 +308,8 @@ impl Replicator {
         if !self.placement.is_known() {
             return None;
         }
-        let work = [self.plan.poll_timeout(), self.fetches.poll_timeout()].into_iter().flatten();
+        let plan = self.plan.poll_timeout().filter(|_| !self.waits_for_peers());
+        let work = [plan, self.fetches.poll_timeout()].into_iter().flatten();
         let work = work.filter(|_| !self.paused);
         let rest = [self.placement.poll_timeout(), self.rounds.poll_timeout(), self.scrub.poll_timeout()];
         work.chain(rest.into_iter().flatten()).min()
@@ -423,7 +420,9 @@ impl Replicator {
             self.ask(peer, Question::Compare(compare), DEADLINE, Call::Compare(peer));
         }
         if !self.paused {
-            while let Some(step) = self.plan.next(now) {
+            while !self.waits_for_peers()
+                && let Some(step) = self.plan.next(now)
+            {
                 let (Step::Check(chunk, to) | Step::Send { chunk, to, .. }) = step;
                 // Who owns it may have changed since it was found to be lacking.
                 if self.placement.is_reachable(&to) && self.placement.owners(&chunk).contains(&to) {
@@ -454,6 +453,12 @@ impl Replicator {
             let (chunks, bytes) = std::mem::take(&mut self.repaired);
             self.events.push_back(Event::Repaired { chunks, bytes });
         }
+    }
+
+    /// After members died together nothing is sent before all peers have said what they lack: only then
+    /// is it known which copies are the last, and those go first.
+    fn waits_for_peers(&self) -> bool {
+        self.placement.died_together() && (!self.rounds.is_idle() || self.offers > 0)
     }
 
     fn delete(&mut self) {
@@ -793,7 +798,7 @@ impl Replicator {
         // Whether another is expected to have it, and so to send it before this node does.
         let has = |owner: &&NodeId| **owner != me && !lacking.contains(owner);
         let alive = |owner: &&NodeId| self.placement.is_reachable(owner);
-        let others = owners.iter().filter(has).count();
+        let others = owners.iter().filter(has).filter(alive).count();
         let mine = owners.iter().position(|owner| *owner == me);
         let turn = match mine {
             Some(place) => owners[..place].iter().filter(has).filter(alive).count(),
@@ -802,13 +807,9 @@ impl Replicator {
                 before + self.placement.strays_before(&chunk, 3)
             }
         };
-        // Where members died together, single copies go first: those that may be single wait for the other
-        // owners' answers.
-        let single = others == 0;
-        let found = if self.placement.died_together() && !single { now + OTHERS_WITHIN } else { now };
         for owner in lacking {
             let of = self.plan.lacking(&chunk).find(|(node, _)| *node == owner).map(|(_, lack)| lack);
-            self.plan.lacks(found, (chunk, owner), of.unwrap_or(lack), turn, single);
+            self.plan.lacks(now, (chunk, owner), of.unwrap_or(lack), turn, others == 0);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::replicator::memory::{Judge, Shelf};
-use crate::replicator::rules::{Claim, Reference};
+use crate::replicator::rules::{Claim, PROMISE, RECEIPT_VALID, Reference};
 use crate::version::Dot;
 use crate::view::State;
 use world::{World, chunk};
@@ -213,14 +213,16 @@ fn nothing_is_deleted_while_too_many_are_dead() {
         let health = world.nodes[at].machine.as_ref().unwrap().health(Instant::from_micros(400_000_000));
         assert!(health.breaker && health.slow);
     }
-    // Two died together: single copies at the full cap and before the others, those at a tenth of it.
+    // Two died together: the full cap is for last copies alone, and the first that is sent is one. (A last
+    // copy whose other owners do not agree yet on owning it is not known for one.)
     let fast = world.paces.iter().filter(|(pace, _)| *pace == Pace::Full).count();
     assert!(fast > 0 && fast < world.paces.len(), "{:?}", world.paces);
     assert!(
-        world.paces.iter().all(|(pace, copies)| (*pace == Pace::Full) == (*copies == 1)),
+        world.paces.iter().all(|(pace, copies)| *pace == Pace::Tenth || *copies == 1),
         "{:?}",
         world.paces
     );
+    assert_eq!(world.paces[0], (Pace::Full, 1));
     world.paces.clear();
     world.start(0);
     world.start(1);
@@ -375,9 +377,9 @@ fn nodes_with_different_views_never_delete_against_each_other() {
 }
 
 /// Receipts alone, step by step: nodes with any idea of who the owners are ask, vouch, release, restart and
-/// get copies again, in any order and with pauses. Whoever releases relies on copies that are there.
-fn releases(seed: u64, faults: Faults) -> Result<usize, String> {
-    let (nodes, needed) = (4, 1);
+/// get copies again, in any order and with pauses. Whoever releases leaves N copies elsewhere.
+fn receipts(seed: u64, faults: Faults) -> Result<(), String> {
+    let (nodes, needed) = (6, 2);
     let mut random = fastrand::Rng::with_seed(seed);
     let ids: Vec<NodeId> = (0..nodes).map(|i| format!("n{i}").parse().unwrap()).collect();
     let chunk = chunk(1);
@@ -388,10 +390,9 @@ fn releases(seed: u64, faults: Faults) -> Result<usize, String> {
     for shelf in &mut shelves {
         shelf.enter(chunk, 1, &[], true, faults);
     }
-    let mut released = 0;
-    for _ in 0..600 {
-        // Mostly quick enough for receipts to be used while they hold.
-        let pause = if random.u8(0..40) == 0 { 200_000 } else { 300 };
+    let mut promised: Vec<Option<Instant>> = vec![None; nodes];
+    for _ in 0..2000 {
+        let pause = if random.u8(0..100) == 0 { 100_000 } else { 400 };
         now += Duration::from_millis(random.u64(0..pause));
         let at = random.usize(0..nodes);
         let clock = |at: usize| Instant::ZERO + now.since(origins[at]);
@@ -413,6 +414,10 @@ fn releases(seed: u64, faults: Faults) -> Result<usize, String> {
                 if let Some(owner) = random.choice(&outstanding) {
                     let of = ids.iter().position(|id| id == owner).unwrap();
                     if shelves[of].promise(clock(of), chunk, &[], faults) {
+                        if !shelves[of].has(&chunk) {
+                            return Err(format!("I8: {owner} vouches for what it is deleting"));
+                        }
+                        promised[of] = Some(now);
                         claim.receipts.insert(*owner);
                     } else {
                         claims[at] = None;
@@ -426,15 +431,18 @@ fn releases(seed: u64, faults: Faults) -> Result<usize, String> {
                 let judge =
                     Judge { worth: &worth, now: clock(at), breaker: false, ready: true, gc_grace, faults };
                 if shelves[at].release(&judge, &claim).is_ok() {
-                    released += 1;
-                    let broken =
-                        (0..nodes).find(|o| claim.owners.contains(&ids[*o]) && !shelves[*o].has(&chunk));
-                    if let Some(broken) = broken {
-                        return Err(format!("I8: {} relies on {} at {now:?}", ids[at], ids[broken]));
+                    let others = (0..nodes).filter(|o| *o != at && shelves[*o].has(&chunk)).count();
+                    let age = clock(at).since(claim.asked_at);
+                    let kept = promised[at].is_none_or(|given| now.since(given) >= PROMISE);
+                    if others < needed || age >= RECEIPT_VALID || !kept {
+                        let me = ids[at];
+                        return Err(format!(
+                            "I8: {me} leaves {others} after {age:?}, its promise kept: {kept}"
+                        ));
                     }
                 }
             }
-            10 => {
+            10 if random.u8(0..4) == 0 => {
                 // Killed and started: what was marked is unlinked.
                 (origins[at], claims[at]) = (now, None);
                 for gone in shelves[at].open(Instant::ZERO, faults) {
@@ -450,20 +458,14 @@ fn releases(seed: u64, faults: Faults) -> Result<usize, String> {
             }
         }
     }
-    Ok(released)
+    Ok(())
 }
 
 #[test]
-fn whoever_releases_relies_on_copies_that_are_there_in_any_order_of_steps() {
-    let mut released = 0;
+fn whoever_releases_leaves_enough_copies_in_any_order_of_steps() {
     for seed in 0..1000 {
-        released += releases(seed, Faults::default()).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        assert_eq!(receipts(seed, Faults::default()), Ok(()), "seed {seed}");
     }
-    assert!(released > 300, "only {released} releases in 1000 seeds");
-}
-
-fn receipts(seed: u64, faults: Faults) -> Result<(), String> {
-    releases(seed, faults).map(drop)
 }
 
 /// Runs seeds with a bug until one shows it; without it they pass, as the tests above say.
@@ -493,10 +495,10 @@ fn planted_bugs_are_found() {
     let missed: Vec<String> = [
         found("unseen is ended", 5, chaotic, |f| f.unseen_is_ended = true),
         found("stale receipts", 30, chaotic, |f| f.stale_receipts = true),
-        found("promise forgotten", 300, receipts, |f| f.promise_forgotten = true),
-        found("promise not durable", 1000, receipts, |f| f.promise_not_durable = true),
-        found("stale receipts, step by step", 300, receipts, |f| f.stale_receipts = true),
-        found("gone is a hit", 300, receipts, |f| f.gone_is_a_hit = true),
+        found("promise forgotten", 100, receipts, |f| f.promise_forgotten = true),
+        found("promise not durable", 100, receipts, |f| f.promise_not_durable = true),
+        found("stale receipts, step by step", 100, receipts, |f| f.stale_receipts = true),
+        found("gone is a hit", 100, receipts, |f| f.gone_is_a_hit = true),
         found("the dead are offered", 30, chaotic, |f| f.offers_the_dead = true),
         found("hit without reference", 30, chaotic, |f| f.hit_without_reference = true),
         found("healer not replaced", 5, stall, |f| f.healer_not_replaced = true),

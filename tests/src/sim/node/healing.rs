@@ -9,7 +9,7 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::memory::{Judge, Shelf};
 use kepler_protocol::replicator::message::{Answer, Question as Asked};
-use kepler_protocol::replicator::rules::{Claim, RECEIPT_VALID, Reference};
+use kepler_protocol::replicator::rules::{Claim, PROMISE, RECEIPT_VALID, Reference};
 use kepler_protocol::replicator::{
     Action, ActionId, Config, Done, Faults, Input as Told, Pace, Replicator, Sent as Came, Unreachable,
 };
@@ -50,6 +50,8 @@ pub struct Witness {
     /// Since when, in uptime, a chunk has been noted as superfluous, or as unreferenced.
     surplus: Marks,
     unreferenced: Marks,
+    /// When, in uptime, a chunk was promised last.
+    promised: Marks,
     /// Of a database that was put aside.
     backup: (Marks, Marks),
     /// When members were last seen dying.
@@ -84,6 +86,7 @@ impl Witness {
     /// It takes the place of the one in use.
     pub fn restore(&mut self) {
         (self.surplus, self.unreferenced) = std::mem::take(&mut self.backup);
+        self.promised.clear();
     }
 
     fn break_if(&mut self, broken: bool, invariant: &'static str, why: impl FnOnce() -> String) {
@@ -202,6 +205,8 @@ impl Room {
         self.shelf.rebuild(files);
         self.witness.surplus.clear();
         self.witness.unreferenced.clear();
+        // Promises were in it: to lose a database is to lose them.
+        self.witness.promised.clear();
     }
 
     /// What a reference is worth, by what this node knows.
@@ -414,6 +419,9 @@ impl Node {
             }
             Action::Promise { id, chunk, dots } => {
                 let given = room.is_whole(&chunk) && room.shelf.promise(now, chunk, &dots, faults);
+                if given {
+                    room.witness.promised.insert(chunk, room.witness.uptime);
+                }
                 if given && !dots.is_empty() {
                     room.witness.unreferenced.remove(&chunk);
                 }
@@ -540,6 +548,11 @@ impl Node {
     fn deleted(&self, room: &mut Room, chunk: &ChunkId, collected: bool) {
         let dots: BTreeSet<Dot> = room.shelf.row(chunk).map(|row| row.dots.clone()).unwrap_or_default();
         let replicas = self.replica.council().replicas();
+        let witness = &mut room.witness;
+        let promised = witness.promised.get(chunk).map(|at| witness.uptime - *at);
+        witness.break_if(promised.is_some_and(|age| age < PROMISE), "I8", || {
+            format!("{} deletes {chunk}, which it promised to keep {promised:?} ago", self.seat.id)
+        });
         room.witness.deleted.push(Deleted { chunk: *chunk, dots, collected, replicas });
     }
 }
