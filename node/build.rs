@@ -16,6 +16,7 @@ fn main() -> io::Result<()> {
     if touched.exists() {
         println!("cargo:rerun-if-changed={}", touched.display());
     }
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
     let mut table = String::from("pub(super) static ASSETS: &[Asset] = &[\n");
     match fs::read_to_string(build.join("index.html")) {
         Ok(page) if page.contains("<script>") => {
@@ -26,14 +27,14 @@ fn main() -> io::Result<()> {
             let mut files = Vec::new();
             walk(&build, &mut files)?;
             files.sort();
-            for file in &files {
-                entry(&mut table, &build, file)?;
+            for (number, file) in files.iter().enumerate() {
+                entry(&mut table, &build, file, &out.join(format!("asset-{number}")))?;
             }
         }
         Err(_) => {}
     }
     table.push_str("];\n");
-    fs::write(Path::new(&env::var("OUT_DIR").expect("cargo sets it")).join("assets.rs"), table)
+    fs::write(out.join("assets.rs"), table)
 }
 
 fn walk(folder: &Path, into: &mut Vec<PathBuf>) -> io::Result<()> {
@@ -48,30 +49,33 @@ fn walk(folder: &Path, into: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// A row of the table; compressed forms are columns of the file they are forms of.
-fn entry(table: &mut String, build: &Path, file: &Path) -> io::Result<()> {
+/// A row of the table; compressed forms are columns of the file they are forms of. The bytes are copied to
+/// `copy`: a UI that is built anew while the node compiles would pull them away.
+fn entry(table: &mut String, build: &Path, file: &Path, copy: &Path) -> io::Result<()> {
     if file.extension().is_some_and(|extension| extension == "br" || extension == "gz") {
         return Ok(());
     }
     let name = file.strip_prefix(build).expect("it was found there").to_string_lossy().replace('\\', "/");
     let mut hasher = DefaultHasher::new();
     hasher.write(&fs::read(file)?);
-    let form = |extension: &str| {
+    fs::copy(file, copy)?;
+    let form = |extension: &str| -> io::Result<String> {
         let form = PathBuf::from(format!("{}.{extension}", file.display()));
-        if form.exists() {
-            format!("Some(include_bytes!({:?}))", form.display().to_string())
-        } else {
-            "None".to_owned()
+        if !form.exists() {
+            return Ok("None".to_owned());
         }
+        let copy = format!("{}.{extension}", copy.display());
+        fs::copy(form, &copy)?;
+        Ok(format!("Some(include_bytes!({copy:?}))"))
     };
     writeln!(
         table,
         "    Asset {{ path: {:?}, etag: \"\\\"{:016x}\\\"\", plain: include_bytes!({:?}), brotli: {}, gzip: {} }},",
         format!("/{name}"),
         hasher.finish(),
-        file.display().to_string(),
-        form("br"),
-        form("gz"),
+        copy.display().to_string(),
+        form("br")?,
+        form("gz")?,
     )
     .expect("a string takes everything");
     Ok(())

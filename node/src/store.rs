@@ -6,7 +6,8 @@
 //! - What a call has answered survives a power cut: files and folders are synced, then the row is
 //!   committed with `synchronous=FULL`, then the answer leaves.
 //! - A chunk is vouched for only while its row says so; its file was whole when the row was written.
-//! - After a failed commit nothing is written any more, and every caller is told.
+//! - After a failed commit nothing is written any more, and every caller is told; save where the disk is
+//!   merely full: then what was to be said waits for what it depends on, and all else is refused aloud.
 //!
 //! The store decides nothing about replicas, versions or membership.
 
@@ -26,6 +27,7 @@ mod recover;
 mod references;
 mod release;
 mod resident;
+mod room;
 mod schema;
 mod scrub;
 mod usage;
@@ -58,6 +60,7 @@ pub use queue::{DueRow, Owed, QueueRow, QueueState};
 pub use references::Kept;
 pub use release::Conditions;
 pub use resident::{Resident, Seat};
+pub use room::Room;
 pub use scrub::ScrubStep;
 pub use usage::Usage;
 
@@ -126,6 +129,7 @@ struct Inner {
     sender: Sender<Message>,
     jobs: Arc<Semaphore>,
     stopped: watch::Receiver<Stopped>,
+    room: watch::Receiver<Room>,
     readers: Mutex<Vec<Connection>>,
     queries: Arc<Semaphore>,
     disk: Arc<Semaphore>,
@@ -144,12 +148,26 @@ pub struct Meters {
     pub commits: Counter,
     /// Seconds that making a chunk's file or a transaction durable took.
     pub sync_seconds: Histogram,
+    /// Commits that are to find a full disk.
+    #[cfg(test)]
+    planted: Arc<AtomicU64>,
 }
 
 impl Default for Meters {
     fn default() -> Self {
-        let sync_seconds = Histogram::new(exponential_buckets(0.0001, 2.0, 18));
-        Self { commits: Counter::default(), sync_seconds }
+        Self {
+            commits: Counter::default(),
+            sync_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 18)),
+            #[cfg(test)]
+            planted: Arc::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Meters {
+    fn planted_full(&self) -> bool {
+        self.planted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 }
 
@@ -171,9 +189,16 @@ impl Store {
         let (chunks, bytes) = chunks::totals(&recovered.connection).map_err(sql)?;
         let clock = recovered.clock;
         let meters = Meters::default();
-        let (sender, stopped) =
-            Writer::start(recovered.connection, clock, layout.suspect(), recovered.lock, meters.clone())
-                .map_err(OpenError::Writer)?;
+        let ballast = room::Ballast::new(&layout);
+        let (sender, stopped, room) = Writer::start(
+            recovered.connection,
+            clock,
+            layout.suspect(),
+            recovered.lock,
+            meters.clone(),
+            ballast,
+        )
+        .map_err(OpenError::Writer)?;
         let store = Self {
             inner: Arc::new(Inner {
                 layout,
@@ -182,6 +207,7 @@ impl Store {
                 sender,
                 jobs: Arc::new(Semaphore::new(MAX_JOBS)),
                 stopped,
+                room,
                 readers: Mutex::new(readers),
                 queries: Arc::new(Semaphore::new(READERS)),
                 disk: Arc::new(Semaphore::new(DISK_SLOTS)),
@@ -214,7 +240,7 @@ impl Store {
         let guest = Box::new(resident::Installed::<R, _, _>::new(make, outputs));
         self.send(Message::Install(guest, answer))?;
         answered.recv().unwrap_or_else(|_| Err(self.why_stopped()))?;
-        Ok(Seat::new(self.inner.sender.clone(), self.inner.stopped.clone()))
+        Ok(Seat::new(self.inner.sender.clone(), self.inner.stopped.clone(), self.inner.room.clone()))
     }
 
     /// The node's one clock: `CLOCK_BOOTTIME` since the store was opened.

@@ -1,6 +1,6 @@
 //! Placement explained: why a chunk belongs where it belongs.
 //!
-//! [`explain`] walks the tokens of *all* members, also of those that own nothing, and says of each
+//! [`Explainer::explain`] walks the tokens of *all* members, also of those that own nothing, and says of each
 //! node it meets why it is or is not an owner. Invariant: the owners are those of the view's ring.
 
 use crate::node_id::NodeId;

@@ -81,6 +81,10 @@ use rounds::{Batches, Fetches, Rounds};
 use scrub::Scrub;
 use surplus::Releases;
 
+/// For how long the other owners may say that they lack a chunk too, before it counts as none of the
+/// single copies.
+const OTHERS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Settings; durations are running time.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -453,7 +457,7 @@ impl Replicator {
     }
 
     fn delete(&mut self) {
-        while let Some(chunk) = self.releases.next() {
+        while let Some(chunk) = self.releases.start() {
             let id = self.id(Call::References(chunk));
             self.actions.push_back(Action::References { id, chunk });
         }
@@ -580,16 +584,19 @@ impl Replicator {
         // What nothing refers to is not spread any more: else two collectors hand it to each other.
         if !kept && !self.config.faults.offers_the_dead {
             // The owners may know of a reference that was never told here: then it is superfluous.
-            if !mine {
+            if !mine && holding.file {
                 self.surplus(now, holding, note);
             }
             return;
         }
-        self.counting.kept += 1;
-        if !holding.file && mine {
-            self.fetches.want(now, chunk);
+        if !holding.file {
+            // A row without a file is no copy: an owner fetches it, anybody else has nothing to give.
+            if mine {
+                self.fetches.want(now, chunk);
+            }
             return;
         }
+        self.counting.kept += 1;
         let owners = self.placement.owners(&chunk);
         let reachable: Vec<NodeId> =
             owners.into_iter().filter(|owner| self.placement.is_reachable(owner)).collect();
@@ -602,7 +609,7 @@ impl Replicator {
             return;
         }
         self.counting.surplus += 1;
-        if self.rounds.is_counting() && holding.file {
+        if self.rounds.is_counting() {
             for peer in reachable {
                 self.offer(peer, item, size);
             }
@@ -795,9 +802,13 @@ impl Replicator {
                 before + self.placement.strays_before(&chunk, 3)
             }
         };
+        // Where members died together, single copies go first: those that may be single wait for the other
+        // owners' answers.
+        let single = others == 0;
+        let found = if self.placement.died_together() && !single { now + OTHERS_WITHIN } else { now };
         for owner in lacking {
             let of = self.plan.lacking(&chunk).find(|(node, _)| *node == owner).map(|(_, lack)| lack);
-            self.plan.lacks(now, (chunk, owner), of.unwrap_or(lack), turn, others == 0);
+            self.plan.lacks(found, (chunk, owner), of.unwrap_or(lack), turn, single);
         }
     }
 

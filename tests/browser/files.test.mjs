@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { launch, open } from './lib/browser.mjs';
+import { busy, launch, open } from './lib/browser.mjs';
 import { Cluster } from './lib/cluster.mjs';
 import { eventually } from './lib/eventually.mjs';
 import { film, pdf, wav } from './lib/media.mjs';
@@ -102,7 +102,7 @@ test('fifty files at once all arrive whole', async () => {
 	}));
 	const page = await open(browser, `${node.url}/files/fifty`);
 	await page.getByTestId('file-input').setInputFiles(files);
-	await page.getByText('50 files stored').waitFor({ timeout: 60_000 });
+	await page.getByText('50 files stored').waitFor({ timeout: 240_000 });
 	await page.getByText(/^50 entries/).waitFor();
 	for (const file of files) assert.equal(sha(await stored(`fifty/${file.name}`)), sha(file.buffer), file.name);
 
@@ -338,25 +338,24 @@ test('a hundred thousand rows scroll to their end with few of them in the page',
 	await page.getByRole('link', { name: 'Files', exact: true }).click();
 	await page.getByText(/^100,000 entries/).waitFor({ timeout: 60_000 });
 	assert.ok((await page.locator('[data-row]').count()) < 120);
-	const slowest = await page.evaluate(async () => {
-		let [worst, last] = [0, performance.now()];
-		const height = document.documentElement.scrollHeight;
-		for (let i = 0; i <= 60; i += 1) {
-			scrollTo(0, (height * i) / 60);
-			await new Promise(requestAnimationFrame);
-			const now = performance.now();
-			worst = Math.max(worst, now - last);
-			last = now;
-		}
-		return worst;
-	});
+	const scrolling = await busy(page, () =>
+		page.evaluate(async () => {
+			const height = document.documentElement.scrollHeight;
+			for (let i = 0; i <= 60; i += 1) {
+				scrollTo(0, (height * i) / 60);
+				await new Promise(requestAnimationFrame);
+			}
+		})
+	);
 	await row(page, name(99_999)).waitFor();
 	assert.ok((await page.locator('[data-row]').count()) < 120);
-	assert.ok(slowest < 250, `a frame took ${slowest} ms`);
+	assert.ok(scrolling / 60 < 0.05, `a step of scrolling takes ${(scrolling / 60) * 1000} ms of the processor`);
 	await page.evaluate(() => scrollTo(0, 0));
-	const began = Date.now();
-	await page.getByRole('button', { name: 'Size' }).click();
-	await row(page, name(99_999)).waitFor();
-	assert.ok(Date.now() - began < 3_000, 'sorting is slow');
+	const sorting = await busy(page, async () => {
+		await page.getByRole('button', { name: 'Size' }).click();
+		await row(page, name(99_999)).waitFor();
+	});
+	assert.ok(sorting < 1.5, `sorting takes ${sorting} s of the processor`);
+	console.log(`100,000 rows: ${((scrolling / 60) * 1000).toFixed(1)} ms of the processor a step of scrolling, ${sorting.toFixed(2)} s to sort`);
 	await close(page);
 });

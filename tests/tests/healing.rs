@@ -64,7 +64,8 @@ fn copies_end_where_they_belong_after_whatever_went_wrong() {
 /// What the test above shows to pass without a bug, and within which each bug is found.
 const SEEDS: u64 = 40;
 
-/// Runs the seeds with a bug until one of `invariants` is found to be broken.
+/// Runs the seeds with a bug until one of `invariants` is found to be broken. (What needs nodes that differ
+/// for minutes, or a healer that stalls, is planted in the machine's own tests.)
 fn missed(name: &str, invariants: &[&str], plant: fn(&mut Faults)) -> Option<String> {
     let mut setup = setup();
     plant(&mut setup.heal);
@@ -90,13 +91,10 @@ fn planted_bugs_of_healing_are_found() {
         missed("hand-off deadline not reset", &["I8"], |f| f.grace_not_reset = true),
         missed("breaker ignored", &["I20"], |f| f.breaker_ignored = true),
         missed("repair without delay", &["I5"], |f| f.no_repair_delay = true),
-        missed("gone is a hit", &["I4", "I8", "I1", "I5"], |f| f.gone_is_a_hit = true),
         missed("hit without a reference", &["I7"], |f| f.hit_without_reference = true),
         missed("references left behind", &["I7"], |f| f.references_left_behind = true),
         missed("surplus counted instead of asked", &["I8"], |f| f.surplus_counted = true),
-        missed("healer not replaced", &["I5"], |f| f.healer_not_replaced = true),
         missed("collection when cut off", &["I7"], |f| f.collect_when_cut_off = true),
-        missed("the dead are offered", &["I5", "I17"], |f| f.offers_the_dead = true),
         missed("stale receipts", &["I8", "I7"], |f| f.stale_receipts = true),
     ]
     .into_iter()

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt as _;
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Consistency, Precondition};
 use kepler_protocol::name::Name;
@@ -86,7 +87,13 @@ pub(super) async fn get(call: Call) -> Result<Response, Failure> {
     let mut response = if not_modified || call.method == Method::HEAD || range.is_empty() {
         Response::default()
     } else {
-        warp::reply::stream(Download::new(file.read(range.clone()))).into_response()
+        let mut bytes = file.read(range.clone());
+        // The head promises the bytes: it waits for the first of them, and says so where none come.
+        let first = match bytes.next().await {
+            Some(Err(error)) => return Err(error::read(error)),
+            first => futures::stream::iter(first),
+        };
+        warp::reply::stream(Download::new(Box::pin(first.chain(bytes)))).into_response()
     };
     *response.status_mut() = if not_modified { StatusCode::NOT_MODIFIED } else { status };
     describe(&mut response, &file, &tag, call.shared.config.access.get().tokens.is_empty());

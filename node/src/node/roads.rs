@@ -84,7 +84,9 @@ pub(super) struct Doors {
 
 fn refuse(error: &store::WriteError) -> Refusal {
     match error {
-        store::WriteError::DiskFull { .. } => Refusal::DiskFull,
+        store::WriteError::DiskFull { .. } | store::WriteError::Database(store::DatabaseError::Full) => {
+            Refusal::DiskFull
+        }
         store::WriteError::Corrupt(_) => Refusal::Corrupt,
         store::WriteError::Size { .. } => Refusal::TooLarge,
         store::WriteError::Io { .. } | store::WriteError::Database(_) => {

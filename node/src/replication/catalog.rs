@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::electorate::Electors;
 use crate::gossip;
-use crate::store::Seat;
+use crate::store::{Room, Seat};
 use crate::swarm::{self, Inbound, Reply};
 use crate::tasks::Tasks;
 
@@ -37,6 +37,9 @@ pub enum CommandError {
     /// Too much is under way; nothing was done.
     #[error("too many operations are under way")]
     Busy,
+    /// The disk is too full for it; nothing was done.
+    #[error("the disk is full")]
+    Full,
     /// The catalog is gone, and the command was not taken: the node is stopping, or its database failed.
     #[error("it is stopping")]
     Stopped,
@@ -103,6 +106,12 @@ impl CatalogHandle {
         if self.backlog.is_full() {
             return Err(CommandError::Busy);
         }
+        let begins = matches!(command, Command::Begin { .. } | Command::Delete { .. });
+        if begins && self.seat.room() != Room::Enough {
+            return Err(CommandError::Full);
+        }
+        // What may be given up without a trace: a dot that comes too late is closed.
+        let harmless = matches!(command, Command::Begin { .. } | Command::Read { .. });
         let id = CommandId(self.waiting.next.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = oneshot::channel();
         {
@@ -118,7 +127,10 @@ impl CatalogHandle {
             return Err(CommandError::Stopped);
         }
         entry.id = None;
-        receiver.await.map_err(|_| CommandError::Lost)
+        tokio::select! {
+            outcome = receiver => outcome.map_err(|_| CommandError::Lost),
+            () = self.seat.stuck() => Err(if harmless { CommandError::Full } else { CommandError::Lost }),
+        }
     }
 
     /// Hands the catalog something that is no command.
@@ -221,9 +233,12 @@ impl Driver {
         match output {
             Output::Completed(id, outcome) => {
                 let waiting = &self.handle.waiting.commands;
-                if let Some(sender) = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
-                    // The asker may have given up; the outcome stands all the same.
-                    let _ = sender.send(outcome);
+                let sender = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                // The asker may have given up; the outcome stands all the same, but what only he could have
+                // gone on with is ended.
+                if let Some(Outcome::Begun { dot }) = sender.and_then(|sender| sender.send(outcome).err()) {
+                    let handle = self.handle.clone();
+                    self.tasks.spawn(async move { handle.command(Command::Abort { dot }).await });
                 }
             }
             Output::Request { to, id, request, deadline } => {

@@ -138,7 +138,7 @@ impl Operator {
             Some(Answer::Health(health)) => api::NodeHealth { node, answered: true, ..*health },
             _ => api::NodeHealth::silent(node),
         });
-        let standing = electors.standing().as_ref().map(|()| ()).map_err(String::as_str);
+        let standing = electors.standing().as_ref().copied().map_err(String::as_str);
         health::judge(Facts { roster, states: &states, standing }, nodes.collect())
     }
 

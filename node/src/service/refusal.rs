@@ -5,6 +5,7 @@ use kepler_protocol::catalog::command::{Outcome, Refusal};
 use super::{ReadError, WriteError};
 use crate::replication::catalog::CommandError;
 use crate::replication::chunks::{PlaceError, Unavailable};
+use crate::store::DatabaseError;
 
 /// Why the catalog did not do what a write asked.
 pub(super) fn refused(outcome: Outcome, name: &impl ToString) -> WriteError {
@@ -31,6 +32,16 @@ impl From<crate::store::WriteError> for WriteError {
     fn from(error: crate::store::WriteError) -> Self {
         match error {
             crate::store::WriteError::DiskFull { free, reserve } => Self::DiskFull { free, reserve },
+            crate::store::WriteError::Database(error) => error.into(),
+            other => Self::Store(other.into()),
+        }
+    }
+}
+
+impl From<DatabaseError> for WriteError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Full => Self::DiskFull { free: 0, reserve: 0 },
             other => Self::Store(other.into()),
         }
     }
@@ -56,7 +67,12 @@ impl From<Unavailable> for ReadError {
 
 impl From<CommandError> for WriteError {
     fn from(error: CommandError) -> Self {
-        Self::NotReady(error.to_string())
+        match error {
+            CommandError::Full => Self::DiskFull { free: 0, reserve: 0 },
+            CommandError::Busy | CommandError::Stopped | CommandError::Lost => {
+                Self::NotReady(error.to_string())
+            }
+        }
     }
 }
 

@@ -222,7 +222,7 @@ impl Service {
         }
         reached.queued = true;
         let rows = std::mem::take(&mut reached.owed);
-        self.store.enqueue(rows).await.map_err(|e| WriteError::Store(e.into()))?;
+        self.store.enqueue(rows).await?;
         self.queue_grew.notify_one();
         Ok(())
     }

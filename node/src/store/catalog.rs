@@ -7,7 +7,6 @@ mod list;
 mod unseen;
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use kepler_protocol::catalog::seen::{Seen, SeenSet};
 use kepler_protocol::catalog::storage::{Result, Storage, StorageError, Stub, Survivor, Table};
@@ -17,6 +16,7 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Params, Row, ToSql, params};
 
 use super::error::DatabaseError;
+use super::room::Journal;
 
 pub(crate) use list::list;
 pub use list::{Listed, Page};
@@ -24,15 +24,15 @@ pub use list::{Listed, Page};
 /// One transaction's view of the catalog.
 pub(crate) struct SqlStorage<'a> {
     connection: &'a Connection,
-    changed: &'a AtomicBool,
+    journal: &'a Journal,
     // The last error in full: `StorageError` has only its text, and the writer needs to know its kind.
     failure: RefCell<Option<DatabaseError>>,
 }
 
 impl<'a> SqlStorage<'a> {
-    /// `changed` is set by every write.
-    pub(crate) fn new(connection: &'a Connection, changed: &'a AtomicBool) -> Self {
-        Self { connection, changed, failure: RefCell::new(None) }
+    /// `journal` remembers every write.
+    pub(crate) fn new(connection: &'a Connection, journal: &'a Journal) -> Self {
+        Self { connection, journal, failure: RefCell::new(None) }
     }
 
     /// What was behind an error that a machine returned.
@@ -48,12 +48,9 @@ impl<'a> SqlStorage<'a> {
         })
     }
 
-    fn write(&mut self, sql: &str, params: impl Params) -> Result<()> {
-        self.changed.store(true, Ordering::Relaxed);
-        self.read(|db| {
-            db.prepare_cached(sql)?.execute(params)?;
-            Ok(())
-        })
+    fn write(&mut self, sql: &'static str, params: &[&dyn ToSql]) -> Result<()> {
+        let journal = self.journal;
+        self.read(|db| journal.run(db, sql, params))
     }
 }
 
@@ -101,9 +98,10 @@ impl Storage for SqlStorage<'_> {
     }
 
     fn remove_survivor(&mut self, dot: &Dot) -> Result<()> {
+        let (node, generation, sequence) = dot_params(dot);
         self.write(
             "DELETE FROM files WHERE owner_node = ?1 AND generation = ?2 AND sequence = ?3",
-            dot_params(dot),
+            params![node, generation, sequence],
         )
     }
 
@@ -153,9 +151,10 @@ impl Storage for SqlStorage<'_> {
     }
 
     fn remove_stub(&mut self, dot: &Dot) -> Result<()> {
+        let (node, generation, sequence) = dot_params(dot);
         self.write(
             "DELETE FROM stubs WHERE owner_node = ?1 AND generation = ?2 AND sequence = ?3",
-            dot_params(dot),
+            params![node, generation, sequence],
         )
     }
 
@@ -402,23 +401,23 @@ mod tests {
         #[test]
         fn it_answers_like_plain_maps(seed: u64) {
             let db = database();
-            let changed = AtomicBool::new(false);
+            let journal = Journal::default();
             let mut rng = fastrand::Rng::with_seed(seed);
-            let mut storage = SqlStorage::new(&db, &changed);
+            let mut storage = SqlStorage::new(&db, &journal);
             conformance::check(&mut storage, &mut rng, 160);
-            prop_assert!(changed.load(Ordering::Relaxed));
+            prop_assert!(journal.changed());
         }
     }
 
     #[test]
     fn a_rollback_leaves_nothing() {
         let db = database();
-        let changed = AtomicBool::new(false);
+        let journal = Journal::default();
         let mut rng = fastrand::Rng::with_seed(7);
         db.execute_batch("BEGIN IMMEDIATE").unwrap();
-        conformance::check(&mut SqlStorage::new(&db, &changed), &mut rng, 100);
+        conformance::check(&mut SqlStorage::new(&db, &journal), &mut rng, 100);
         db.execute_batch("ROLLBACK").unwrap();
-        conformance::compare(&SqlStorage::new(&db, &changed), &conformance::Model::default(), &mut rng);
+        conformance::compare(&SqlStorage::new(&db, &journal), &conformance::Model::default(), &mut rng);
     }
 
     #[test]

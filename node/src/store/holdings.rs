@@ -135,7 +135,7 @@ fn read_page_in(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Pag
             size: u64::try_from(*size).unwrap_or(0),
             file: false,
             kept: *recovered || dots.is_some(),
-            references: dots.map_or(0, |dots| digest_of(dots)),
+            references: dots.map_or(0, digest_of),
             unreferenced_for: unreferenced.get(text).map(|since| elapsed(now, *since)),
             surplus: surplus.get(text).cloned(),
         });

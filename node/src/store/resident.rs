@@ -6,7 +6,6 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 
 use kepler_protocol::catalog::storage::{self, Storage};
@@ -16,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::catalog::SqlStorage;
 use super::error::DatabaseError;
+use super::room::{Journal, Room};
 use super::writer::{Message, Stopped};
 
 /// The most inputs that wait for a resident.
@@ -61,6 +61,7 @@ pub struct Seat<I> {
     sender: Sender<Message>,
     permits: Arc<Semaphore>,
     stopped: watch::Receiver<Stopped>,
+    room: watch::Receiver<Room>,
     // A function pointer keeps the seat `Send` and `Sync` whatever the input is.
     input: std::marker::PhantomData<fn(I)>,
 }
@@ -71,18 +72,37 @@ impl<I> Clone for Seat<I> {
             sender: self.sender.clone(),
             permits: self.permits.clone(),
             stopped: self.stopped.clone(),
+            room: self.room.clone(),
             input: std::marker::PhantomData,
         }
     }
 }
 
 impl<I: Send + 'static> Seat<I> {
-    pub(crate) fn new(sender: Sender<Message>, stopped: watch::Receiver<Stopped>) -> Self {
+    pub(crate) fn new(
+        sender: Sender<Message>,
+        stopped: watch::Receiver<Stopped>,
+        room: watch::Receiver<Room>,
+    ) -> Self {
         Self {
             sender,
             permits: Arc::new(Semaphore::new(MAX_INPUTS)),
             stopped,
+            room,
             input: std::marker::PhantomData,
+        }
+    }
+
+    /// How much room the database has now.
+    pub fn room(&self) -> Room {
+        *self.room.borrow()
+    }
+
+    /// Waits until the machine waits for room, for ever if it never does.
+    pub async fn stuck(&self) {
+        let mut room = self.room.clone();
+        if room.wait_for(|room| *room == Room::Nothing).await.is_err() {
+            std::future::pending::<()>().await; // The writer has ended, and says so itself.
         }
     }
 
@@ -118,22 +138,22 @@ impl<I: Send + 'static> Seat<I> {
 
 /// A resident without its types, as the writer keeps it.
 pub(crate) trait Guest: Send {
-    fn begin(&mut self, db: &Connection, changed: &AtomicBool, now: Instant) -> Result<(), DatabaseError>;
+    fn begin(&mut self, db: &Connection, journal: &Journal, now: Instant) -> Result<(), DatabaseError>;
     fn handle(
         &mut self,
         db: &Connection,
-        changed: &AtomicBool,
+        journal: &Journal,
         now: Instant,
         input: Box<dyn Any + Send>,
     ) -> Result<(), DatabaseError>;
     fn handle_timeout(
         &mut self,
         db: &Connection,
-        changed: &AtomicBool,
+        journal: &Journal,
         now: Instant,
     ) -> Result<(), DatabaseError>;
     fn poll_timeout(&self) -> Option<Instant>;
-    fn before_commit(&mut self, db: &Connection, changed: &AtomicBool) -> Result<(), DatabaseError>;
+    fn before_commit(&mut self, db: &Connection, journal: &Journal) -> Result<(), DatabaseError>;
     fn release(&mut self);
 }
 
@@ -156,9 +176,9 @@ where
     M: FnOnce(&mut dyn Storage, Instant) -> storage::Result<R> + Send,
     O: FnMut(Vec<R::Output>) + Send,
 {
-    fn begin(&mut self, db: &Connection, changed: &AtomicBool, now: Instant) -> Result<(), DatabaseError> {
+    fn begin(&mut self, db: &Connection, journal: &Journal, now: Instant) -> Result<(), DatabaseError> {
         let make = self.make.take().expect("a resident is installed once");
-        let mut storage = SqlStorage::new(db, changed);
+        let mut storage = SqlStorage::new(db, journal);
         let made = make(&mut storage, now);
         self.resident = Some(made.map_err(|error| storage.cause(error))?);
         Ok(())
@@ -167,25 +187,25 @@ where
     fn handle(
         &mut self,
         db: &Connection,
-        changed: &AtomicBool,
+        journal: &Journal,
         now: Instant,
         input: Box<dyn Any + Send>,
     ) -> Result<(), DatabaseError> {
         let (Some(resident), Ok(input)) = (&mut self.resident, input.downcast::<R::Input>()) else {
             return Ok(()); // A seat of a resident that was replaced since.
         };
-        let mut storage = SqlStorage::new(db, changed);
+        let mut storage = SqlStorage::new(db, journal);
         resident.handle(&mut storage, now, *input).map_err(|error| storage.cause(error))
     }
 
     fn handle_timeout(
         &mut self,
         db: &Connection,
-        changed: &AtomicBool,
+        journal: &Journal,
         now: Instant,
     ) -> Result<(), DatabaseError> {
         let Some(resident) = &mut self.resident else { return Ok(()) };
-        let mut storage = SqlStorage::new(db, changed);
+        let mut storage = SqlStorage::new(db, journal);
         resident.handle_timeout(&mut storage, now).map_err(|error| storage.cause(error))
     }
 
@@ -193,9 +213,9 @@ where
         self.resident.as_ref()?.poll_timeout()
     }
 
-    fn before_commit(&mut self, db: &Connection, changed: &AtomicBool) -> Result<(), DatabaseError> {
+    fn before_commit(&mut self, db: &Connection, journal: &Journal) -> Result<(), DatabaseError> {
         let Some(resident) = &mut self.resident else { return Ok(()) };
-        let mut storage = SqlStorage::new(db, changed);
+        let mut storage = SqlStorage::new(db, journal);
         resident.before_commit(&mut storage).map_err(|error| storage.cause(error))
     }
 

@@ -492,6 +492,7 @@ async fn peers_are_remembered() {
     assert_eq!(store.load_peers().await.unwrap(), [peer("b"), peer("d")]);
 }
 
+mod full;
 mod listing;
 mod packed;
 mod queueing;

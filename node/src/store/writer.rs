@@ -8,20 +8,21 @@
 //!   writer for good: all that waits and all that comes is told so, and nothing more is written.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
-use tracing::error;
+use tracing::{error, info};
 
 use super::Meters;
 use super::clock::Clock;
 use super::error::DatabaseError;
 use super::recover::Lock;
 use super::resident::Guest;
+use super::room::{Ballast, Journal, Room};
 
 /// The most jobs and inputs in one transaction.
 const MAX_BATCH: usize = 512;
@@ -31,6 +32,9 @@ const IDLE_TICK: Duration = Duration::from_secs(30);
 
 /// How often running time is kept on disk while other things are written.
 const BUSY_TICK: Duration = Duration::from_secs(1);
+
+/// How often room is looked for while there is little.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(500);
 
 /// Why the writer stopped, once it has.
 pub(crate) type Stopped = Option<Arc<str>>;
@@ -100,6 +104,10 @@ pub(crate) struct Writer {
     ticked: Duration,
     suspect: std::path::PathBuf,
     meters: Meters,
+    ballast: Ballast,
+    room: watch::Sender<Room>,
+    /// What came while nothing could be written.
+    postponed: VecDeque<Message>,
     // Released when the thread ends, after the last write.
     _lock: Lock,
 }
@@ -118,6 +126,8 @@ struct Batch {
 enum Failure {
     /// Nothing was written and no machine has moved on: the next batch may do better.
     Batch(DatabaseError),
+    /// The machine's part was committed after all, the jobs' was not.
+    Jobs(DatabaseError),
     /// The writer cannot go on.
     Fatal(DatabaseError),
 }
@@ -130,9 +140,11 @@ impl Writer {
         suspect: std::path::PathBuf,
         lock: Lock,
         meters: Meters,
-    ) -> std::io::Result<(Sender<Message>, watch::Receiver<Stopped>)> {
+        ballast: Ballast,
+    ) -> std::io::Result<(Sender<Message>, watch::Receiver<Stopped>, watch::Receiver<Room>)> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let (stopped, watched) = watch::channel(None);
+        let (room, watched_room) = watch::channel(Room::Enough);
         let ticked = clock.running();
         let writer = Self {
             connection,
@@ -143,20 +155,27 @@ impl Writer {
             ticked,
             suspect,
             meters,
+            ballast,
+            room,
+            postponed: VecDeque::new(),
             _lock: lock,
         };
         std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
-        Ok((sender, watched))
+        Ok((sender, watched, watched_room))
     }
 
     fn run(mut self) {
         let _guard = StopOnPanic(self.stopped.clone());
         loop {
-            let first = match self.receiver.recv_timeout(self.patience()) {
-                Ok(message) => Some(message),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => break,
+            let first = match self.postponed.pop_front() {
+                Some(message) => Some(message),
+                None => match self.receiver.recv_timeout(self.patience()) {
+                    Ok(message) => Some(message),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => break,
+                },
             };
+            self.look_for_room();
             if let Some(closing) = self.batch(first) {
                 self.close();
                 self.stopped.send_replace(Some("it was closed".into()));
@@ -174,7 +193,8 @@ impl Writer {
             return IDLE_TICK;
         }
         let timeout = self.resident.as_ref().and_then(|resident| resident.poll_timeout());
-        timeout.map_or(IDLE_TICK, |at| at.since(self.clock.now()).min(IDLE_TICK))
+        let most = if *self.room.borrow() == Room::Enough { IDLE_TICK } else { LOOK_FOR_ROOM };
+        timeout.map_or(most, |at| at.since(self.clock.now()).min(most))
     }
 
     /// One transaction. Returns whom to tell that the store is closed, if that was asked.
@@ -188,13 +208,15 @@ impl Writer {
                 Err(Failure::Batch(DatabaseError::Stopped(reason)))
             }
         };
+        // What the machine has to say may leave.
+        let committed = matches!(outcome, Ok(()) | Err(Failure::Jobs(_)));
         let outcome = outcome.map_err(|failure| {
             if !self.connection.is_autocommit() {
                 // What cannot be rolled back is never committed either: the connection is not used again.
                 let _ = self.connection.execute_batch("ROLLBACK");
             }
             match failure {
-                Failure::Batch(error) => error,
+                Failure::Batch(error) | Failure::Jobs(error) => error,
                 Failure::Fatal(error) => self.stop(&error),
             }
         });
@@ -202,18 +224,20 @@ impl Writer {
             job.finish(outcome.clone().and(result));
         }
         for answer in batch.installed {
-            let _ = answer.send(outcome.clone());
+            let _ = answer.send(if committed { Ok(()) } else { outcome.clone() });
         }
-        match (&outcome, &mut self.resident) {
-            (Ok(()), Some(resident)) if batch.stepped => resident.release(),
-            _ => {}
+        if committed
+            && batch.stepped
+            && let Some(resident) = &mut self.resident
+        {
+            resident.release();
         }
         batch.closing
     }
 
     fn transact(&mut self, first: Option<Message>, batch: &mut Batch) -> Result<(), Failure> {
         let changes = self.connection.total_changes();
-        let changed = AtomicBool::new(false);
+        let journal = Journal::default();
         if let Err(error) = self.statement("BEGIN IMMEDIATE") {
             self.refuse(first, batch, "the transaction could not begin");
             return Err(self.judge(error, batch));
@@ -221,10 +245,10 @@ impl Writer {
         let mut next = first;
         let mut taken = 0;
         while let Some(message) = next.take() {
-            self.step(message, batch, &changed)?;
+            self.step(message, batch, &journal)?;
             taken += 1;
             if taken < MAX_BATCH && batch.closing.is_none() {
-                next = self.receiver.try_recv().ok();
+                next = self.next_waiting();
             }
         }
         let now = self.clock.now();
@@ -232,18 +256,22 @@ impl Writer {
             && resident.poll_timeout().is_some_and(|at| at <= now)
         {
             batch.stepped = true;
-            resident.handle_timeout(&self.connection, &changed, now).map_err(Failure::Fatal)?;
+            resident.handle_timeout(&self.connection, &journal, now).map_err(Failure::Fatal)?;
         }
-        if changed.load(Ordering::Relaxed)
+        if journal.changed()
             && let Some(resident) = &mut self.resident
         {
             batch.stepped = true;
-            resident.before_commit(&self.connection, &changed).map_err(Failure::Fatal)?;
+            resident.before_commit(&self.connection, &journal).map_err(Failure::Fatal)?;
         }
         self.tick(self.connection.total_changes() != changes).map_err(|error| self.judge(error, batch))?;
         let busy = self.connection.total_changes() != changes;
         let begun = self.clock.running();
-        self.statement("COMMIT").map_err(|error| self.judge(error, batch))?;
+        match self.commit() {
+            Ok(()) => {}
+            Err(DatabaseError::Full) if batch.stepped => return self.write_again(&journal, batch),
+            Err(error) => return Err(self.judge(error, batch)),
+        }
         if busy {
             self.meters.commits.inc();
             self.meters.sync_seconds.observe(self.clock.running().saturating_sub(begun).as_secs_f64());
@@ -251,7 +279,75 @@ impl Writer {
         Ok(())
     }
 
-    fn step(&mut self, message: Message, batch: &mut Batch, changed: &AtomicBool) -> Result<(), Failure> {
+    /// The next message that waits already.
+    fn next_waiting(&mut self) -> Option<Message> {
+        self.postponed.pop_front().or_else(|| self.receiver.try_recv().ok())
+    }
+
+    fn commit(&self) -> Result<(), DatabaseError> {
+        #[cfg(test)]
+        if self.meters.planted_full() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+            return Err(DatabaseError::Full);
+        }
+        self.statement("COMMIT")
+    }
+
+    /// The transaction did not fit on the disk and was rolled back, but the machine has moved on: its
+    /// part is written again, as often as it takes. What it has to say does not leave before. Jobs
+    /// fail meanwhile; what else comes waits.
+    fn write_again(&mut self, journal: &Journal, batch: &mut Batch) -> Result<(), Failure> {
+        error!("the disk is full: writes are refused until there is room again");
+        self.ballast.give_up();
+        self.room.send_replace(Room::Low);
+        loop {
+            if !self.connection.is_autocommit() {
+                let _ = self.connection.execute_batch("ROLLBACK");
+            }
+            // A machine that has written nothing has nothing to wait for.
+            let written = match journal.changed() {
+                true => self
+                    .statement("BEGIN IMMEDIATE")
+                    .and_then(|()| journal.replay(&self.connection))
+                    .and_then(|()| self.commit()),
+                false => Ok(()),
+            };
+            match written {
+                Ok(()) => {
+                    self.room.send_replace(Room::Low);
+                    return Err(Failure::Jobs(DatabaseError::Full));
+                }
+                Err(DatabaseError::Full) => {}
+                Err(error) => return Err(Failure::Fatal(error)),
+            }
+            self.room.send_replace(Room::Nothing);
+            let until = std::time::Instant::now() + LOOK_FOR_ROOM;
+            loop {
+                let left = until.saturating_duration_since(std::time::Instant::now());
+                match self.receiver.recv_timeout(left) {
+                    Ok(Message::Job(job, _)) => job.finish(Err(DatabaseError::Full)),
+                    Ok(Message::Close(answer)) => {
+                        // What was not written was never said to anybody.
+                        batch.closing = Some(answer);
+                        return Err(Failure::Fatal(DatabaseError::Full));
+                    }
+                    Ok(other) => self.postponed.push_back(other),
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => return Err(Failure::Fatal(DatabaseError::Full)),
+                }
+            }
+        }
+    }
+
+    /// Ends the time of little room once there is enough.
+    fn look_for_room(&self) {
+        if *self.room.borrow() != Room::Enough && self.ballast.restore() {
+            info!("there is room on the disk again: writes are taken");
+            self.room.send_replace(Room::Enough);
+        }
+    }
+
+    fn step(&mut self, message: Message, batch: &mut Batch, journal: &Journal) -> Result<(), Failure> {
         match message {
             Message::Job(mut job, permit) => {
                 batch.permits.extend(permit);
@@ -265,7 +361,7 @@ impl Writer {
             }
             Message::Install(mut resident, answer) => {
                 let now = self.clock.now();
-                match resident.begin(&self.connection, changed, now) {
+                match resident.begin(&self.connection, journal, now) {
                     Ok(()) => {
                         self.resident = Some(resident);
                         batch.installed.push(answer);
@@ -283,7 +379,7 @@ impl Writer {
                 let now = self.clock.now();
                 let Some(resident) = &mut self.resident else { return Ok(()) };
                 batch.stepped = true;
-                resident.handle(&self.connection, changed, now, input).map_err(Failure::Fatal)
+                resident.handle(&self.connection, journal, now, input).map_err(Failure::Fatal)
             }
             Message::Close(answer) => {
                 batch.closing = Some(answer);
@@ -351,7 +447,7 @@ impl Writer {
                     return;
                 }
             }
-            next = self.receiver.try_recv().ok();
+            next = self.next_waiting();
         }
     }
 

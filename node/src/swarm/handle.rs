@@ -187,6 +187,8 @@ struct Turns {
     chunks: Arc<Semaphore>,
     background: Arc<Semaphore>,
     calls: Arc<Semaphore>,
+    /// Bytes of chunks that it gave.
+    given: Arc<AtomicU64>,
 }
 
 impl Turns {
@@ -377,11 +379,21 @@ impl Handle {
     async fn fetch_at(&self, from: NodeId, id: ChunkId, pace: Option<Pace>) -> Result<Chunk, TransferError> {
         let (limits, counters) = (&self.inner.limits, &*self.inner.counters);
         let most = kepler_protocol::chunk::MAX_CHUNK_BYTES as u64;
+        let given = &*self.turns(from).given;
         self.transfer(from, most, pace.is_some(), |lane| async move {
             let Lane { stream, _load } = lane;
-            transfer::fetch(stream, id, pace, limits, counters).await
+            let moved = |bytes| {
+                counters.chunk_came(bytes);
+                given.fetch_add(bytes, Ordering::Relaxed);
+            };
+            transfer::fetch(stream, id, pace, limits, moved).await
         })
         .await
+    }
+
+    /// Bytes of chunks that a member has given so far: whether it is at work at all.
+    pub fn given_by(&self, node: NodeId) -> u64 {
+        self.turns(node).given.load(Ordering::Relaxed)
     }
 
     /// Asks a member which of these chunks it has; the answers are in the order asked.
@@ -535,6 +547,7 @@ impl Handle {
             chunks: semaphore(limits.chunks_per_peer),
             background: semaphore(limits.background_per_peer),
             calls: semaphore(limits.calls_per_peer),
+            given: Arc::default(),
         };
         if turns.len() >= MOST_TURNS {
             turns.retain(|_, turns| turns.in_use());

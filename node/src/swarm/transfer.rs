@@ -262,13 +262,14 @@ where
     }
 }
 
-/// Gets a chunk and verifies it. With a pace it is background traffic.
+/// Gets a chunk and verifies it; `moved` is told of its bytes as they come. With a pace it is background
+/// traffic.
 pub(super) async fn fetch<S>(
     mut io: S,
     id: ChunkId,
     pace: Option<Pace>,
     limits: &Limits,
-    counters: &Counters,
+    moved: impl Fn(u64),
 ) -> Result<Chunk, TransferError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -282,7 +283,7 @@ where
     };
     let size = usize::try_from(size).ok().filter(|size| *size <= MAX_CHUNK_BYTES);
     let size = size.ok_or(TransferError::Corrupt)?;
-    let reading = read_chunk(&mut io, size, limits.stall, limits.flow(pace), counters);
+    let reading = read_chunk(&mut io, size, limits.stall, limits.flow(pace), moved);
     let bytes = within(limits.allowance(pace.is_some(), size as u64), reading).await?;
     let verified = if size <= HASH_INLINE_BYTES {
         Chunk::verify(id, bytes)
@@ -315,7 +316,7 @@ async fn read_chunk<R: AsyncRead + Unpin>(
     size: usize,
     stall: Duration,
     flow: Flow<'_>,
-    counters: &Counters,
+    moved: impl Fn(u64),
 ) -> Result<Bytes, StreamError> {
     let mut bytes = Vec::new();
     while bytes.len() < size {
@@ -327,7 +328,7 @@ async fn read_chunk<R: AsyncRead + Unpin>(
         }
         bytes.resize(start + piece, 0);
         within(stall, io.read_exact(&mut bytes[start..])).await?;
-        counters.chunk_bytes_in.fetch_add(piece as u64, Ordering::Relaxed);
+        moved(piece as u64);
     }
     Ok(bytes.into())
 }

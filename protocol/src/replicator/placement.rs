@@ -77,8 +77,8 @@ impl Placement {
         self.died.retain(|id, _| dead.contains(id));
         // Who was never seen on the ring died before this process began, or has not been heard yet.
         for id in dead.into_iter().filter(|id| self.known.contains(id)) {
-            if !self.died.contains_key(&id) {
-                self.died.insert(id, now);
+            let at = *self.died.entry(id).or_insert(now);
+            if at == now {
                 self.last_death.insert(id, now);
             }
         }

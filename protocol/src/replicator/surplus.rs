@@ -84,8 +84,8 @@ impl Releases {
         self.known = self.under_way.keys().copied().collect();
     }
 
-    /// The next copy whose references are to be read, then [`Releases::references`].
-    pub fn next(&mut self) -> Option<ChunkId> {
+    /// Begins with the next copy, whose references are to be read, then [`Releases::references`].
+    pub fn start(&mut self) -> Option<ChunkId> {
         if self.under_way.len() >= MAX_ASKED {
             return None;
         }

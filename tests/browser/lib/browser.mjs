@@ -24,7 +24,7 @@ export async function open(browser, url, options = {}) {
 		...options
 	});
 	const page = await context.newPage();
-	page.setDefaultTimeout(20_000);
+	page.setDefaultTimeout(120_000);
 	page.complaints = [];
 	page.requests = [];
 	page.on('console', (message) => {
@@ -45,4 +45,14 @@ export async function violations(page) {
 		globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })
 	);
 	return violations.map((v) => `${v.id}: ${v.help} (${v.nodes.map((n) => n.target.join(' ') + ' ' + (n.any[0]?.message ?? n.none[0]?.message ?? '')).slice(0, 4).join('; ')})`);
+}
+
+/** Seconds of processor time that the page's main thread needs for something: a busy machine makes it no longer. */
+export async function busy(page, act) {
+	const devtools = await page.context().newCDPSession(page);
+	await devtools.send('Performance.enable', { timeDomain: 'threadTicks' });
+	const spent = async () => (await devtools.send('Performance.getMetrics')).metrics.find((m) => m.name === 'TaskDuration').value;
+	const before = await spent();
+	await act();
+	return (await spent()) - before;
 }

@@ -1,5 +1,5 @@
 /** Waits for a state, never for a time: `check` is asked until it says something true. */
-export async function eventually(what, check, within = 20_000) {
+export async function eventually(what, check, within = 120_000) {
 	const end = Date.now() + within;
 	let last;
 	for (;;) {

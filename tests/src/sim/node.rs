@@ -322,6 +322,8 @@ struct Reading {
     chunks: Vec<ChunkId>,
     /// Who is still to be asked for the first.
     candidates: VecDeque<NodeId>,
+    /// Somebody who may have it did not answer in time.
+    silent: bool,
 }
 
 /// What a command was given for.
@@ -652,7 +654,8 @@ impl Node {
                     Some(Sent::Read(key)) => {
                         let key = *key;
                         self.sent.remove(&id);
-                        self.read_on(room, now, key, matches!(response, Some(Reply::Fetched(true))));
+                        let found = response.map(|reply| matches!(reply, Reply::Fetched(true)));
+                        self.read_on(room, now, key, found);
                     }
                     Some(Sent::Exchange) => {
                         if let Some(Reply::Exchanged(bytes)) = response {
@@ -833,7 +836,7 @@ impl Node {
                     let root = head(&survivors).and_then(|head| Some(head.content.as_ref()?.root));
                     let chunks = root.map(|root| vec![shared_of(&root), root]).unwrap_or_default();
                     let candidates = VecDeque::new();
-                    let reading = Reading { operation, survivors, local, chunks, candidates };
+                    let reading = Reading { operation, survivors, local, chunks, candidates, silent: false };
                     self.next_command += 1;
                     self.reads.insert(self.next_command, reading);
                     self.look(room, clocks.now, self.next_command);
@@ -857,25 +860,29 @@ impl Node {
             if !(room.shelf.has(&chunk) && room.is_whole(&chunk)) {
                 let others = self.view.ring().preference(chunk.key(), 3);
                 reading.candidates = others.into_iter().filter(|id| *id != self.seat.id).collect();
-                self.read_on(room, now, key, false);
+                self.read_on(room, now, key, Some(false));
                 return;
             }
             reading.chunks.remove(0);
         }
     }
 
-    /// Who was asked for a chunk has it, or not.
-    fn read_on(&mut self, room: &mut Room, now: Instant, key: u64, found: bool) {
+    /// Who was asked for a chunk has it, or not, or has not answered.
+    fn read_on(&mut self, room: &mut Room, now: Instant, key: u64, found: Option<bool>) {
         let Some(reading) = self.reads.get_mut(&key) else { return };
+        reading.silent |= found.is_none();
         let Some(chunk) = reading.chunks.first().copied() else { return };
-        if found {
+        if found == Some(true) {
             reading.chunks.remove(0);
+            reading.silent = false;
             self.look(room, now, key);
         } else if let Some(next) = reading.candidates.pop_front() {
             let deadline = now + Duration::from_secs(2);
             self.request(next, Question::Fetch(chunk), deadline, Sent::Read(key));
         } else {
-            self.read_ends(key, Some(chunk));
+            // Nobody has it only where everybody says so.
+            let lacking = (!reading.silent).then_some(chunk);
+            self.read_ends(key, lacking);
         }
     }
 

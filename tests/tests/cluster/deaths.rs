@@ -131,3 +131,28 @@ async fn a_frozen_node_is_suspected_then_dead_then_back_without_a_restart() -> R
     println!("frozen: {seen:?}, then alive again and serving what it missed");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_reader_whose_holders_are_all_frozen_hears_so_in_time() -> Result<()> {
+    let cluster = Cluster::start_with(4, &[("REPLICATION_FACTOR", "1")]).await?;
+    // With one copy, some files are on one other node alone.
+    let mut elsewhere = None;
+    for i in 0..40 {
+        let chunk =
+            cluster.nodes[0].put(&format!("file/{i}"), random_bytes(100 + i, MIB + 1)).await?.cid.to_string();
+        if let Some(at) = (1..4).find(|n| cluster.nodes[*n].chunk_files().contains_key(&chunk)) {
+            elsewhere = Some((i, at));
+            break;
+        }
+    }
+    let (i, at) = elsewhere.ok_or_else(|| anyhow::anyhow!("40 files all stayed here"))?;
+    cluster.nodes[at].signal("STOP")?;
+    let started = Instant::now();
+    let answer = cluster.nodes[0].try_get(&format!("file/{i}")).await?;
+    let took = started.elapsed();
+    cluster.nodes[at].signal("CONT")?;
+    ensure!(answer.status() == StatusCode::SERVICE_UNAVAILABLE, "{}", answer.status());
+    ensure!(took < Duration::from_secs(12), "answered only after {took:?}");
+    println!("the only holder frozen: 503 after {took:?}");
+    Ok(())
+}

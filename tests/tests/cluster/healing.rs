@@ -227,6 +227,9 @@ pub fn wipe(data: &Path) -> Result<()> {
     std::fs::remove_dir_all(data).with_context(|| format!("remove {}", data.display()))
 }
 
+/// A response, and what was read (name, bytes) or written (name, seed).
+type Asked = (reqwest::Response, Option<(String, Bytes)>, Option<(String, u64)>);
+
 /// Clients that read and write through all nodes until they are stopped.
 pub struct Load {
     urls: Arc<Mutex<Vec<String>>>,
@@ -320,7 +323,7 @@ impl Client {
             let urls = self.urls.lock().expect("no panic").clone();
             let url = &urls[random.usize(..urls.len())];
             let started = Instant::now();
-            let result = if i % 3 == 0 {
+            let result = if i.is_multiple_of(3) {
                 let (name, seed) = (format!("{}/{}/{i}", self.prefix, self.worker), (self.worker << 32) | i);
                 let put = client.put(format!("{url}/v1/files/{name}")).body(random_bytes(seed, 20_000));
                 put.send().await.map(|response| (response, None, Some((name, seed))))
@@ -346,7 +349,7 @@ impl Client {
     async fn judge(
         &self,
         url: &str,
-        result: reqwest::Result<(reqwest::Response, Option<(String, Bytes)>, Option<(String, u64)>)>,
+        result: reqwest::Result<Asked>,
         outcome: &mut Outcome,
         written: &mut Vec<(String, u64)>,
     ) {

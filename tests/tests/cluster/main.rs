@@ -9,6 +9,7 @@ mod conditional;
 mod crashes;
 mod databases;
 mod deaths;
+mod disks;
 mod examples;
 mod healing;
 mod joins;

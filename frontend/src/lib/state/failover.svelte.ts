@@ -18,7 +18,8 @@ class Failover {
 	others = $state.raw<{ id: string; origin: string }[]>([]);
 	/** Seconds until the page goes there by itself; null where it does not. */
 	left = $state<number | null>(null);
-	#stay = false;
+	/** The loss for which this page stays: another one is asked about anew. */
+	#stays: number | null = null;
 	#looking = false;
 	/** Everybody seen so far, by name: just after a restart a node knows nobody but itself. */
 	#known = new Map<string, Member>();
@@ -30,7 +31,7 @@ class Failover {
 	}
 
 	stay(): void {
-		this.#stay = true;
+		this.#stays = live.lostAt;
 		this.left = null;
 	}
 
@@ -44,7 +45,7 @@ class Failover {
 		if (live.link !== 'lost' || live.lostAt === null) {
 			this.found = null;
 			this.left = null;
-			this.#stay = false;
+			this.#stays = null;
 			return;
 		}
 		if (!this.found) {
@@ -54,7 +55,7 @@ class Failover {
 			}
 			return;
 		}
-		if (this.#stay || document.hidden) return;
+		if (this.#stays === live.lostAt || document.hidden) return;
 		// Leaving would end them: the files are known to this page alone.
 		if (uploads.unfinished > 0) {
 			this.left = null;

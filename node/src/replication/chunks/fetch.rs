@@ -22,6 +22,10 @@ use crate::telemetry::{Direction, Purpose};
 /// How long the best replica has before a second one is asked beside it.
 const HEDGE_AFTER: Duration = Duration::from_millis(400);
 
+/// When nobody who was asked has given a byte for so long, nobody will: they are up and frozen, or cut
+/// off. Two of these, for a manifest node and a leaf, are what a reader waits at most for a first byte.
+const GIVE_UP_AFTER: Duration = Duration::from_millis(4_500);
+
 impl Chunks {
     /// A chunk from here or from another member, verified.
     ///
@@ -104,8 +108,14 @@ impl Chunks {
     async fn fetch_remote(&self, id: ChunkId, lacking: &mut Lacking) -> Result<Chunk, Unavailable> {
         let mut candidates = self.candidates(id).into_iter();
         let mut attempts = FuturesUnordered::new();
+        let mut asked = Vec::new();
+        let given = |asked: &[NodeId]| asked.iter().map(|peer| self.inner.swarm.given_by(*peer)).sum::<u64>();
+        let mut before = 0;
+        let mut patience = std::pin::pin!(tokio::time::sleep(GIVE_UP_AFTER));
         loop {
             if let Some(peer) = candidates.next() {
+                before += self.inner.swarm.given_by(peer);
+                asked.push(peer);
                 attempts.push(self.fetch_from(peer, id));
             } else if attempts.is_empty() {
                 let electors = self.inner.electors.borrow();
@@ -128,6 +138,14 @@ impl Chunks {
                     }
                 },
                 () = tokio::time::sleep(HEDGE_AFTER), if candidates.len() > 0 => {}
+                () = patience.as_mut() => {
+                    let now = given(&asked);
+                    if now == before && candidates.len() == 0 {
+                        return Err(Unavailable { id, nowhere: false });
+                    }
+                    before = now;
+                    patience.as_mut().reset(tokio::time::Instant::now() + GIVE_UP_AFTER);
+                }
             }
         }
     }

@@ -138,12 +138,12 @@ fn by_name(db: &Connection, theirs: &Seen, after: Option<&Name>, limit: usize) -
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::sync::atomic::AtomicBool;
 
     use kepler_protocol::catalog::storage::{Storage as _, Stub};
 
     use super::*;
     use crate::store::catalog::SqlStorage;
+    use crate::store::room::Journal;
     use crate::store::schema;
 
     #[test]
@@ -151,8 +151,8 @@ mod tests {
         let mut db = schema::open_writer(std::path::Path::new(":memory:")).unwrap();
         schema::migrate(&mut db).unwrap();
         let mut theirs = Seen::default();
-        let changed = AtomicBool::new(false);
-        let mut storage = SqlStorage::new(&db, &changed);
+        let journal = Journal::default();
+        let mut storage = SqlStorage::new(&db, &journal);
         for number in 0..400_u64 {
             let origin = Origin {
                 node: ["a", "a-b", "c"][number as usize % 3].parse().unwrap(),

@@ -171,8 +171,8 @@ async fn a_giver_cannot_make_us_take_more_less_or_other_than_we_asked() {
             theirs.write_all(&answer).await.expect("it is read");
             theirs.close().await.expect("it is read");
         };
-        let (limits, counters) = (limits(), Counters::default());
-        let (fetched, ()) = tokio::join!(fetch(io, id, None, &limits, &counters), answering);
+        let limits = limits();
+        let (fetched, ()) = tokio::join!(fetch(io, id, None, &limits, |_| ()), answering);
         let error = fetched.expect_err("it is not the chunk");
         assert!(expected(&error), "case {n}: {error:?}");
     }

@@ -30,7 +30,7 @@ pub struct Claim {
     /// The bucket.
     #[n(0)]
     pub bucket: Bucket,
-    /// [`Fingerprint::short`](super::fingerprint::Fingerprint::short) of its origins.
+    /// [`Fingerprint::short`](crate::catalog::fingerprint::Fingerprint::short) of its origins.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub digest: [u8; 8],
 }

@@ -546,11 +546,11 @@ impl World {
                 }
                 self.drain(at);
             }
-            Event::Believe { at, about, state } => {
-                // Old rumours are overtaken by what is so.
-                if (state == State::Dead) != self.is_up(about) && self.nodes[at].believes[about] != state {
-                    self.believe(at, about, state);
-                }
+            // Old rumours are overtaken by what is so.
+            Event::Believe { at, about, state }
+                if (state == State::Dead) != self.is_up(about) && self.nodes[at].believes[about] != state =>
+            {
+                self.believe(at, about, state);
             }
             _ => {}
         }

@@ -93,13 +93,16 @@ impl Witness {
     }
 }
 
+/// When to unlink what, and which release that ends.
+type Unlink = (Instant, ChunkId, Option<(ActionId, u64)>);
+
 /// The replicator of a process, and what it has under way.
 pub struct Healing {
     /// The machine.
     pub machine: Replicator,
     config: Config,
     database: DatabaseId,
-    unlinks: VecDeque<(Instant, ChunkId, Option<(ActionId, u64)>)>,
+    unlinks: VecDeque<Unlink>,
     /// Paced: by when they may go.
     sends: BTreeMap<(Instant, u64), (ActionId, ChunkId, NodeId)>,
     free: [Instant; 2],
@@ -529,7 +532,7 @@ impl Node {
         });
         let standing = self.replica.council().standing();
         witness.break_if(standing.is_err(), "I7", || {
-            format!("{me} collected {chunk} though {}", standing.clone().unwrap_err())
+            format!("{me} collected {chunk} with its catalog not ready: {standing:?}")
         });
         self.deleted(room, chunk, true);
     }
