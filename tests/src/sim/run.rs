@@ -712,9 +712,12 @@ impl<P: Process> Run<P> {
         // Chunks are placed for the N of the time, versions voted over the roster of the end.
         let placed_for = self.began_with.remove(&operation).unwrap_or(replicas).min(replicas);
         let needed_chunks = majority_of(placed_for.max(1));
-        // What was durable and is lost since the operation began had been durable all the same.
+        // What was durable and is lost since the operation began had been durable all the same, and so
+        // had what a node that leaves has given away since.
         let began = self.clients.began(operation);
-        let lost = |place: Place| self.lost.get(&place).is_some_and(|at| *at >= began);
+        let lost = |place: Place| {
+            self.lost.get(&place).is_some_and(|at| *at >= began) || self.leaving.contains_key(&place)
+        };
         let count = |has: &dyn Fn(&P::Durable) -> bool| {
             let nodes = self.world.nodes.iter().enumerate();
             nodes.filter(|(place, node)| has(&node.durable) || lost(*place)).count()
