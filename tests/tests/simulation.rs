@@ -71,15 +71,14 @@ fn every_promise_holds_where_writers_race() {
 #[test]
 fn every_promise_holds_where_members_are_removed_and_return() {
     let setup = Setup { forget_after: Duration::from_secs(6), zones: 2, ..Setup::default() };
-    // Seed 39 is an open defect: two uploads were acknowledged with one copy of a chunk each, in a roster of two.
-    let sum = sweep_with("changing members", seeds(39), setup, |seed| {
+    let sum = sweep_with("changing members", seeds(60), setup, |seed| {
         let mut options = Options::new(seed);
         // Who is given up counts as lost: nobody else may lose anything meanwhile.
         (options.budget.losses, options.budget.operators) = (0, true);
         options.nodes = [3, 4, 5][(seed % 3) as usize];
         options
     });
-    assert!(sum.rosters > 10 * seeds(39), "hardly any roster was decided: {sum}");
+    assert!(sum.rosters > 10 * seeds(60), "hardly any roster was decided: {sum}");
 }
 
 #[test]
