@@ -48,7 +48,7 @@ impl Drop for Disk {
 }
 
 #[tokio::test]
-async fn a_peer_at_its_reserve_is_replaced_by_the_next_and_takes_no_writes_itself() -> Result<()> {
+async fn a_node_at_its_reserve_is_replaced_by_the_next_and_refuses_where_there_is_none() -> Result<()> {
     let mut cluster = Cluster::start(4).await?;
     let full = cluster.nodes[3].id.clone();
     cluster.nodes[3].terminate().await?;
@@ -66,13 +66,23 @@ async fn a_peer_at_its_reserve_is_replaced_by_the_next_and_takes_no_writes_itsel
         ensure!(cluster.nodes[(usize::try_from(i)? + 1) % 3].get(&format!("file/{i}")).await? == body);
     }
     ensure!(handed_over > 0, "the full node owned nothing of 24 files");
-    let refused = cluster.nodes[3].try_put("here", "", "x").await?;
-    ensure!(refused.status() == StatusCode::INSUFFICIENT_STORAGE, "{}", refused.status());
-    let text = refused.text().await?;
-    ensure!(text.contains("reserve"), "{text}");
-    ensure!(cluster.nodes[3].get("file/0").await?.len() == 2 * MIB, "it reads all the same");
+    // It takes uploads all the same, and the bytes go elsewhere.
+    let body = random_bytes(99, 2 * MIB);
+    let cid = cluster.nodes[3].put("here", body.clone()).await?.cid.to_string();
+    ensure!(cluster.nodes[0].get("here").await? == body);
+    ensure!(cluster.nodes[3].get("file/0").await?.len() == 2 * MIB);
+    ensure!(!cluster.nodes[3].chunk_files().contains_key(&cid), "it went below its reserve");
+
+    // Where nobody else is, there is nothing to hand over to.
+    let alone = Cluster::start_with(1, &[("MIN_FREE_MB", "1000000000")]).await?;
+    for size in [2 * MIB, 4096] {
+        let refused = alone.nodes[0].try_put("alone", "", random_bytes(7, size)).await?;
+        ensure!(refused.status() == StatusCode::INSUFFICIENT_STORAGE, "{}", refused.status());
+        let text = refused.text().await?;
+        ensure!(text.contains("reserve"), "{text}");
+    }
     println!(
-        "24 files put around a full peer, {handed_over} of them with a copy owed to it; it answers 507 itself"
+        "24 files put around a full peer, {handed_over} of them with a copy owed to it; alone it answers 507"
     );
     Ok(())
 }
