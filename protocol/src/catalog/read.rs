@@ -61,7 +61,8 @@ impl Catalog {
         if answer.is_some_and(|a| self.agrees(a, &ours) || a.rounds >= MAX_ROUNDS) {
             return Ok(None);
         }
-        let known = ours.iter().map(|v| v.dot).collect();
+        // Unpublished ones too: after a restore one may have been published, and superseded, since.
+        let known = step.storage.survivors(&op.name)?.iter().map(|s| s.version.dot).collect();
         let lacking = |v: &Version| answer.is_some_and(|a| !a.holds.contains(&v.dot));
         let offers = cut_versions(ours.into_iter().filter(lacking));
         Ok(Some(Request::Read(Read { roster, name: op.name.clone(), known, offers })))
@@ -103,7 +104,7 @@ impl Catalog {
         if found.holds.iter().all(|dot| self.knowledge.contains(dot)) {
             for dot in &found.superseded {
                 let survivor = step.storage.survivor(dot)?;
-                if survivor.is_some_and(|s| s.published && s.version.name == *name) {
+                if survivor.is_some_and(|s| s.version.name == *name) {
                     self.knowledge.drop_superseded(step.storage, name, *dot)?;
                 }
             }

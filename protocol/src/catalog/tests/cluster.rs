@@ -119,6 +119,23 @@ fn a_fast_write_is_shown_by_its_receiver_alone_until_it_is_settled() {
     assert_eq!(heads(&mut net), [Some(fast); 3]);
 }
 
+/// The copy is from before the version was published: what others have seen of it shows that it was.
+#[test]
+fn a_fast_version_that_was_superseded_is_not_shown_by_an_older_copy_of_its_database() {
+    let mut net = Net::new(12, 3, 3, Faults::default());
+    let file = name("x");
+    let fast = dot_of(&net.put(0, &file, 1, NONE, Durability::Fast));
+    let copy = net.nodes[0].storage.clone();
+    assert_eq!(net.ask(0, Command::Settle { dot: fast }), Outcome::Done);
+    net.run_for(Duration::from_secs(1));
+    let new = dot_of(&net.put(1, &file, 2, NONE, QUORUM));
+    net.crash(0);
+    net.nodes[0].storage = copy;
+    net.start(0);
+    let survivors = survivors_of(net.read(0, &file));
+    assert_eq!(survivors.iter().map(|v| v.dot).collect::<Vec<_>>(), [new]);
+}
+
 #[test]
 fn both_sides_of_a_split_survive_as_head_and_conflict() {
     let mut net = Net::new(6, 3, 3, Faults::default());
