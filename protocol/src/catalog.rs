@@ -186,6 +186,11 @@ pub enum Event {
         /// Whether it is a tombstone.
         deleted: bool,
     },
+    /// A name has a second live version since just now, concurrent with the first.
+    Conflict {
+        /// The name.
+        name: Name,
+    },
     /// More is seen than before: announce [`Catalog::seen_digest`] and tell the council.
     SeenChanged,
     /// Whether this node may vote has changed, as the electorate says.
@@ -268,8 +273,9 @@ enum Purpose {
 
 impl Catalog {
     /// Opens the catalog in `storage`: lets standing reservations run anew, and closes the dots that
-    /// were left open as soon as the electorate says that the database is intact. `seed` feeds back-off and the choice of peers. `generation` is 64
-    /// random bits, never given twice: the log of this node's writes until the next opening.
+    /// were left open as soon as the electorate says that the database is intact. `seed` feeds back-off
+    /// and the choice of peers. `generation` is [`DatabaseId::generation`] of bits never given twice: the
+    /// log of this node's writes until the next opening.
     ///
     /// # Errors
     ///
@@ -474,8 +480,12 @@ impl Catalog {
     /// # Errors
     ///
     /// If the storage fails.
-    pub fn handle_database_replaced(&mut self, storage: &mut dyn Storage) -> Result<()> {
-        self.dots.forget_left(storage)
+    pub fn handle_database_replaced(
+        &mut self,
+        storage: &mut dyn Storage,
+        database: &DatabaseId,
+    ) -> Result<()> {
+        self.dots.replaced(&self.config, storage, database)
     }
 
     /// Does what is due.
@@ -585,15 +595,32 @@ impl Catalog {
     fn learn(&mut self, storage: &mut dyn Storage, version: &Version) -> Result<Learned> {
         let learned = self.knowledge.learn(storage, version)?;
         match learned {
-            Learned::New => self.events.push_back(Event::Written {
-                name: version.name.clone(),
-                dot: version.dot,
-                deleted: version.is_tombstone(),
-            }),
+            Learned::New => self.written(storage, version)?,
             Learned::Known => {}
             Learned::Refused => self.events.push_back(Event::Contradiction { dot: version.dot }),
         }
         Ok(learned)
+    }
+
+    /// A version survives here that did not before.
+    fn written(&mut self, storage: &dyn Storage, version: &Version) -> Result<()> {
+        let Version { name, dot, .. } = version.clone();
+        self.events.push_back(Event::Written { name, dot, deleted: version.is_tombstone() });
+        self.published(storage, version)
+    }
+
+    /// A version counts for readers that did not before.
+    fn published(&mut self, storage: &dyn Storage, version: &Version) -> Result<()> {
+        let survivors = storage.survivors(&version.name)?;
+        let live: Vec<Dot> = survivors
+            .iter()
+            .filter(|s| s.published && !s.version.is_tombstone())
+            .map(|s| s.version.dot)
+            .collect();
+        if live.len() == 2 && live.contains(&version.dot) {
+            self.events.push_back(Event::Conflict { name: version.name.clone() });
+        }
+        Ok(())
     }
 
     /// The end of every step.

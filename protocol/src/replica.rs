@@ -225,6 +225,11 @@ pub enum Output {
         /// Whether it is a tombstone.
         deleted: bool,
     },
+    /// A name has a second live version since just now, concurrent with the first.
+    Conflict {
+        /// The name.
+        name: Name,
+    },
 }
 
 /// Whose question waits for an answer.
@@ -260,7 +265,8 @@ pub struct Config {
     pub council_faults: council::Faults,
     /// Seeds back-off and the choice of peers.
     pub seed: u64,
-    /// 64 random bits, never given twice: the log of this node's writes until the next opening.
+    /// 64 random bits, never given twice: with the database they name the log of this node's writes
+    /// until the next opening.
     pub generation: u64,
 }
 
@@ -271,7 +277,8 @@ impl Replica {
     /// The storage failed, or holds what no replica wrote.
     pub fn open(config: Config, storage: &mut dyn Storage, now: Instant) -> Result<Self> {
         let council = Council::open_with_faults(config.council, config.council_faults, storage, now)?;
-        let mut catalog = Catalog::open(config.catalog, storage, now, config.seed, config.generation)?;
+        let generation = council.database().generation(config.generation);
+        let mut catalog = Catalog::open(config.catalog, storage, now, config.seed, generation)?;
         catalog.handle_roster(storage, now, &council)?;
         let mut replica = Self {
             council,
@@ -432,8 +439,8 @@ impl Replica {
                 match event {
                     council::Event::Adopted(roster) => self.outputs.push_back(Output::Roster(roster)),
                     council::Event::Refused(reason) => self.outputs.push_back(Output::Refused(reason)),
-                    council::Event::DatabaseReplaced { .. } => {
-                        self.catalog.handle_database_replaced(storage)?;
+                    council::Event::DatabaseReplaced(database) => {
+                        self.catalog.handle_database_replaced(storage, &database)?;
                     }
                     council::Event::FloorKnown | council::Event::Ready(_) => {}
                 }
@@ -448,6 +455,7 @@ impl Replica {
                     catalog::Event::Written { name, dot, deleted } => {
                         self.outputs.push_back(Output::Written { name, dot, deleted });
                     }
+                    catalog::Event::Conflict { name } => self.outputs.push_back(Output::Conflict { name }),
                     catalog::Event::SeenChanged | catalog::Event::Exchanged { .. } => {
                         self.council.handle_seen_grown(storage, now)?;
                     }

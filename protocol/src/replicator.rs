@@ -674,6 +674,7 @@ impl Replicator {
             self.ask_held(peer, batch);
         }
         self.counted = self.counting;
+        self.fetches.end_of_pass();
         self.scrub.counted(now, self.counted.chunks);
         let placement = &self.placement;
         self.rounds.end(now, placement.epoch(), |peer| placement.is_reachable(peer));

@@ -305,6 +305,10 @@ impl Driver {
             Output::Written { name, dot, deleted } => {
                 let _ = self.events.send(api::Event::Written { name, version: dot.to_string(), deleted });
             }
+            Output::Conflict { name } => {
+                warn!(%name, "concurrent versions of one name");
+                let _ = self.events.send(api::Event::Conflict { name });
+            }
         }
     }
 }

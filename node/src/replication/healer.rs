@@ -17,8 +17,8 @@ use kepler_protocol::api::{self, Bandwidth, NodeHealth};
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::message::Question;
-use kepler_protocol::replicator::{self, Action, Input, Replicator};
-use kepler_protocol::roster::{DatabaseId, Roster};
+use kepler_protocol::replicator::{self, Action, Input, Replicator, rules};
+use kepler_protocol::roster::DatabaseId;
 use kepler_protocol::view::View;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -393,12 +393,8 @@ impl Healer {
         self.end_lost_logs().await;
     }
 
-    /// Declares ended what nobody has seen of the logs of databases that the roster dropped: of members
-    /// that were removed. Only once this node has seen all that the others know of them.
-    ///
-    /// A member that took over its own id with a new database is left out: which of its logs are of the
-    /// old one is not known here. Chunks that only a write of the old one referred to stay until the
-    /// member is removed.
+    /// Declares ended what nobody has seen of the logs of databases that the roster dropped. Only once
+    /// this node has seen all that the others know of them.
     async fn end_lost_logs(&mut self) {
         let roster = {
             let electors = self.electors.borrow();
@@ -414,17 +410,14 @@ impl Healer {
                 Err(error) => return warn!(%error, "could not read which databases were bound"),
             },
         };
-        let present = databases(&roster);
+        let present = rules::databases(&roster);
         if *bound == present {
             return;
         }
-        let gone: Vec<NodeId> = bound.keys().filter(|node| !present.contains_key(node)).copied().collect();
-        for node in gone {
-            match self.worker.store.end_origins(node).await {
-                Ok(logs) => info!(peer = %node, logs, "what nobody saw of a member that is gone is ended"),
-                Err(error) => {
-                    return warn!(peer = %node, %error, "could not end the logs of a member that is gone");
-                }
+        for (node, successor) in rules::dropped(bound, &present) {
+            match self.worker.store.end_origins(node, successor).await {
+                Ok(logs) => info!(peer = %node, logs, "what nobody saw of a lost database is ended"),
+                Err(error) => return warn!(peer = %node, %error, "could not end the logs of a lost database"),
             }
         }
         match self.worker.store.note_databases(present.clone()).await {
@@ -464,8 +457,4 @@ impl Healer {
             ..NodeHealth::idle(self.me)
         }
     }
-}
-
-fn databases(roster: &Roster) -> BTreeMap<NodeId, DatabaseId> {
-    roster.members.iter().map(|(node, entry)| (*node, entry.database)).collect()
 }

@@ -10,7 +10,8 @@ use kepler_protocol::catalog::seen::Seen;
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::Faults;
-use kepler_protocol::replicator::rules::Reference;
+use kepler_protocol::replicator::rules::{self, Reference};
+use kepler_protocol::roster::DatabaseId;
 use kepler_protocol::version::{Dot, Origin};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -122,13 +123,17 @@ impl Store {
         .await
     }
 
-    /// Declares ended what was never seen of the logs of a node whose database is gone for good, as far
-    /// as anything here refers to them. To be called once this node has seen all that the others know of
-    /// them. Returns how many logs that were.
+    /// Declares ended what was never seen of the logs of a node whose database was dropped, as far as
+    /// anything here refers to them; `successor` is the database that it has instead. To be called once
+    /// this node has seen all that the others know of them. Returns how many logs that were.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn end_origins(&self, node: NodeId) -> Result<usize, DatabaseError> {
+    pub async fn end_origins(
+        &self,
+        node: NodeId,
+        successor: Option<DatabaseId>,
+    ) -> Result<usize, DatabaseError> {
         // References are not indexed by dot: this is rare, and scans them on a reader's connection.
         let origins = self
             .query(move |db| {
@@ -142,7 +147,10 @@ impl Store {
             })
             .await?;
         let dots = origins.iter().filter_map(|prefix| format!("{}1", prefix.to_owned()).parse::<Dot>().ok());
-        let ended: Vec<Origin> = dots.map(|dot| dot.origin).filter(|origin| origin.node == node).collect();
+        let ended: Vec<Origin> = dots
+            .map(|dot| dot.origin)
+            .filter(|origin| origin.node == node && rules::is_dropped(origin, successor.as_ref()))
+            .collect();
         let count = ended.len();
         self.execute(move |tx| {
             let mut insert = tx.connection.prepare_cached(

@@ -288,8 +288,7 @@ impl Catalog {
             match doubt.lost {
                 Some(version) if doubt.held >= doubt.gone => {
                     if self.knowledge.restore(step.storage, &version)? {
-                        let deleted = version.is_tombstone();
-                        self.events.push_back(Event::Written { name: version.name.clone(), dot, deleted });
+                        self.written(step.storage, &version)?;
                         self.events.push_back(Event::Healed { name: version.name, dot, restored: true });
                     }
                 }

@@ -6,6 +6,7 @@
 use super::Config;
 use super::merge::Knowledge;
 use super::storage::{Result, Storage, StorageError, Table};
+use crate::roster::DatabaseId;
 use crate::version::{Dot, Origin};
 
 /// How many sequence numbers one durable record reserves.
@@ -57,8 +58,18 @@ impl Dots {
         Ok(())
     }
 
-    /// The database was found to be behind: others know better what became of what it left open.
-    pub fn forget_left(&mut self, storage: &mut dyn Storage) -> Result<()> {
+    /// The database was found to be behind, and has another id: others know better what became of what
+    /// it left open, and its log begins anew.
+    pub fn replaced(
+        &mut self,
+        config: &Config,
+        storage: &mut dyn Storage,
+        database: &DatabaseId,
+    ) -> Result<()> {
+        if !config.faults.reuse_dots {
+            let generation = database.generation(self.origin.generation);
+            *self = Self { left: std::mem::take(&mut self.left), ..Self::open(config, storage, generation)? };
+        }
         std::mem::take(&mut self.left).iter().try_for_each(|dot| forget_open(storage, dot))
     }
 

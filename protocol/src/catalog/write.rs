@@ -194,6 +194,7 @@ impl Catalog {
     fn settle_fast(&mut self, step: &mut Step<'_>, command: CommandId, dot: Dot) -> Result<()> {
         if let Some(Survivor { version, published: false }) = step.storage.survivor(&dot)? {
             self.learn(step.storage, &version)?;
+            self.published(step.storage, &version)?;
             self.spread(step, &version)?;
         }
         self.events.push_back(Event::Completed { id: command, outcome: Outcome::Done });
@@ -349,9 +350,9 @@ impl Catalog {
         let fenced = op.goal.precondition() != Precondition::None;
         let is_write = matches!(op.goal, Goal::Write { .. });
         if is_write && op.goal.durability() == Durability::Fast && !fenced {
-            let (name, dot, deleted) = (version.name.clone(), version.dot, version.is_tombstone());
             step.storage.put_survivor(&Survivor { version: version.clone(), published: false })?;
-            self.events.push_back(Event::Written { name, dot, deleted });
+            let Version { name, dot, .. } = version.clone();
+            self.events.push_back(Event::Written { name, dot, deleted: version.is_tombstone() });
             let wanted = step.electorate.homes(&op.name).last().map_or(1, |list| list.nodes.len());
             let acked = vec![self.config.node];
             return Ok(self.complete(op, Outcome::Published { version, acked, wanted }));

@@ -325,21 +325,34 @@ struct Fetch {
     due: Instant,
     tries: u8,
     under_way: bool,
+    /// Passes over all holdings since it was last found to be lacking.
+    passes: u8,
 }
 
 /// Fetches remembered, and under way.
 const MAX_WANTED: usize = 4096;
 const MAX_FETCHING: usize = 4;
 
-/// How often a fetch is tried before it is left to the next pass.
+/// After so many tries in vain the time to the next grows no more: 64 s.
 const MAX_TRIES: u8 = 6;
 
 impl Fetches {
     /// A chunk is to be fetched.
     pub fn want(&mut self, now: Instant, chunk: ChunkId) {
-        if self.wanted.len() < MAX_WANTED {
-            self.wanted.entry(chunk).or_insert(Fetch { due: now, tries: 0, under_way: false });
+        if let Some(fetch) = self.wanted.get_mut(&chunk) {
+            fetch.passes = 0;
+        } else if self.wanted.len() < MAX_WANTED {
+            self.wanted.insert(chunk, Fetch { due: now, tries: 0, under_way: false, passes: 0 });
         }
+    }
+
+    /// A pass over all holdings ended. What could not be had is lost for as long as passes find it
+    /// lacking, and is forgotten when two did not: nothing refers to it any more.
+    pub fn end_of_pass(&mut self) {
+        self.wanted.retain(|_, fetch| {
+            fetch.passes = fetch.passes.saturating_add(1);
+            fetch.under_way || fetch.tries < MAX_TRIES || fetch.passes <= 2
+        });
     }
 
     fn busy(&self) -> usize {
@@ -359,8 +372,8 @@ impl Fetches {
     /// It is here, or could not be had.
     pub fn fetched(&mut self, now: Instant, chunk: ChunkId, done: bool) {
         let Some(fetch) = self.wanted.get_mut(&chunk) else { return };
-        fetch.tries += 1;
-        if done || fetch.tries >= MAX_TRIES {
+        fetch.tries = (fetch.tries + 1).min(MAX_TRIES);
+        if done {
             self.wanted.remove(&chunk);
         } else {
             (fetch.under_way, fetch.due) = (false, now + Duration::from_secs(1 << fetch.tries));

@@ -17,9 +17,9 @@ use super::Faults;
 use crate::catalog::seen::Seen;
 use crate::chunk::ChunkId;
 use crate::node_id::NodeId;
-use crate::roster::Roster;
+use crate::roster::{DatabaseId, Roster};
 use crate::time::Instant;
-use crate::version::Dot;
+use crate::version::{Dot, Origin};
 use crate::view::{State, View};
 
 /// For how long an owner that gave a receipt keeps the chunk, whatever happens; again from the start
@@ -55,16 +55,27 @@ impl Reference {
     }
 }
 
-/// Whether the dots of a node's origin that the floor of `after` lacks are ended for collection:
-/// `after` took the node's database off the roster `before`, and the origin belongs to it. Which
-/// origins do is known of a node that is gone for good (all of them) and of one that was bound to
-/// another database by whoever asks it (`its_own` says that the node claims the origin).
-pub fn is_dropped(node: &NodeId, before: &Roster, after: &Roster, its_own: bool) -> bool {
-    match (before.members.get(node), after.members.get(node)) {
-        (Some(_), None) => true,
-        (Some(old), Some(new)) => old.database != new.database && !its_own,
-        (None, _) => false,
-    }
+/// Databases of members, as rosters bind them.
+pub type Databases = BTreeMap<NodeId, DatabaseId>;
+
+/// The databases that a roster binds.
+pub fn databases(roster: &Roster) -> Databases {
+    roster.members.iter().map(|(node, entry)| (*node, entry.database)).collect()
+}
+
+/// Nodes that were bound to a database which is off the roster, with the one they have instead.
+pub fn dropped(before: &Databases, after: &Databases) -> Vec<(NodeId, Option<DatabaseId>)> {
+    let other = |(node, old): (&NodeId, &DatabaseId)| {
+        let new = after.get(node).copied();
+        (new != Some(*old)).then_some((*node, new))
+    };
+    before.iter().filter_map(other).collect()
+}
+
+/// Whether the dots of a log that the floor lacks are ended for collection: its node's database was
+/// dropped, and the log does not belong to the one that the node has instead.
+pub fn is_dropped(origin: &Origin, successor: Option<&DatabaseId>) -> bool {
+    !successor.is_some_and(|database| database.began(origin.generation))
 }
 
 /// Why a copy stays.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::replicator::memory::{Judge, Shelf};
-use crate::replicator::rules::{Claim, PROMISE, RECEIPT_VALID, Reference};
-use crate::version::Dot;
+use crate::replicator::rules::{self, Claim, Databases, PROMISE, RECEIPT_VALID, Reference};
+use crate::roster::DatabaseId;
+use crate::version::{Dot, Origin};
 use crate::view::State;
 use world::{World, chunk};
 
@@ -507,4 +508,49 @@ fn planted_bugs_are_found() {
     .flatten()
     .collect();
     assert!(missed.is_empty(), "{missed:#?}");
+}
+
+/// A member keeps its database, loses it, is removed, joins.
+#[test]
+fn the_logs_of_a_database_that_the_roster_dropped_are_told_from_those_of_its_successor() {
+    let (old, new) = (DatabaseId([1; 16]), DatabaseId([2; 16]));
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|node| node.parse().unwrap());
+    let before = Databases::from([(a, old), (b, old), (c, old)]);
+    let after = Databases::from([(a, old), (b, new), (d, new)]);
+    assert_eq!(rules::dropped(&before, &after), [(b, Some(new)), (c, None)]);
+
+    for random in [0, 7, u64::MAX] {
+        let origin = |database: DatabaseId| Origin { node: b, generation: database.generation(random) };
+        assert!(rules::is_dropped(&origin(old), Some(&new)));
+        assert!(!rules::is_dropped(&origin(new), Some(&new)));
+        assert!(rules::is_dropped(&origin(new), None));
+    }
+    assert_ne!(old.generation(1), old.generation(2), "each start draws another");
+}
+
+/// An owner that lost its copy while nobody else has one says so for as long as that is so.
+#[test]
+fn a_chunk_that_nobody_has_is_missing_until_it_is_here_or_nothing_refers_to_it() {
+    let mut fetches = rounds::Fetches::default();
+    let (lost, mut now) = (chunk(1), Instant::ZERO);
+    fetches.want(now, lost);
+    for _ in 0..20 {
+        now = fetches.poll_timeout().expect("it is tried on and on");
+        assert_eq!(fetches.next(now), Some(lost));
+        fetches.fetched(now, lost, false);
+        // A pass finds it lacking.
+        fetches.want(now, lost);
+        fetches.end_of_pass();
+    }
+    assert_eq!(fetches.in_vain(), 1);
+    assert!(now.since(Instant::ZERO) < 20 * 64 * SECOND, "and not too seldom");
+    fetches.end_of_pass();
+    assert_eq!(fetches.in_vain(), 1);
+    fetches.end_of_pass();
+    assert!(fetches.is_empty(), "two passes did not find it lacking");
+
+    fetches.want(now, lost);
+    assert_eq!(fetches.next(now), Some(lost));
+    fetches.fetched(now, lost, true);
+    assert!(fetches.is_empty());
 }

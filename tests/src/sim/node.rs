@@ -815,6 +815,7 @@ impl Node {
                 self.healing.machine.handle(clocks.now, replicator::Input::Ready(ready.is_ok()));
             }
             replica::Output::Refused(_)
+            | replica::Output::Conflict { .. }
             | replica::Output::Operated(..)
             | replica::Output::MajorityLost(_) => {}
         }

@@ -7,6 +7,7 @@ use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::holding::{Note, digest_of};
 use kepler_protocol::replicator::message::{Holds, Item};
 use kepler_protocol::replicator::rules::{self, Claim, Kept};
+use kepler_protocol::roster::DatabaseId;
 
 use super::*;
 
@@ -289,14 +290,18 @@ async fn logs_of_a_lost_database_end_and_others_do_not() {
     };
     let (gone, other, longer) = (of("node-x", 3), of("node-y", 3), of("node-x.1", 3));
     let [a, b] = both(7);
+    let successor = DatabaseId([9; 16]);
+    let new = of("node-x", successor.generation(3));
     store.put(a.clone(), &[gone]).await.unwrap();
-    store.put(b.clone(), &[other, longer]).await.unwrap();
-    assert_eq!(store.end_origins("node-x".parse().unwrap()).await.unwrap(), 1);
+    store.put(b.clone(), &[other, longer, new]).await.unwrap();
+    assert_eq!(store.end_origins("node-x".parse().unwrap(), Some(successor)).await.unwrap(), 1);
     let kept = |id| {
         let store = store.clone();
         async move { store.kept_references(id).await.unwrap().unwrap().dots }
     };
     assert!(kept(a.id()).await.is_empty());
-    assert_eq!(kept(b.id()).await.len(), 2);
+    assert_eq!(kept(b.id()).await.len(), 3, "the log of the new database goes on");
+    assert_eq!(store.end_origins("node-x".parse().unwrap(), None).await.unwrap(), 2);
+    assert_eq!(kept(b.id()).await.len(), 2, "the member is gone");
     assert!(rules::PROMISE > rules::RECEIPT_VALID);
 }

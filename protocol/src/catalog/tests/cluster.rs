@@ -152,6 +152,8 @@ fn both_sides_of_a_split_survive_as_head_and_conflict() {
         both
     });
     assert_eq!(net.check_equal(), Ok(()));
+    net.conflicts.sort_unstable();
+    assert_eq!(net.conflicts, [0, 1, 2], "every node says once that there is a conflict");
     let created_at = UnixMillis(0);
     let survivors = survivors_of(net.read(1, &file));
     let shown = head(&survivors).unwrap().dot;

@@ -78,6 +78,8 @@ pub(super) struct Net {
     /// What supersedes each version directly.
     later: BTreeMap<Dot, BTreeSet<Dot>>,
     pub sent: u64,
+    /// Nodes, each as often as it said that a name has concurrent versions.
+    pub conflicts: Vec<usize>,
     /// From the next start of a node on.
     pub audit_interval: Duration,
     /// Bytes of requests and responses, and of the longest of them.
@@ -120,6 +122,7 @@ impl Net {
             kept: BTreeMap::new(),
             later: BTreeMap::new(),
             sent: 0,
+            conflicts: Vec::new(),
             audit_interval: Config::new(ids[0]).audit_interval,
             bytes: 0,
             longest: 0,
@@ -239,6 +242,7 @@ impl Net {
         for event in events {
             match event {
                 Event::Written { dot, .. } => self.record(node, &dot),
+                Event::Conflict { .. } => self.conflicts.push(node),
                 Event::Completed { id, outcome } if !crash => {
                     assert!(
                         self.outcomes.insert(id, outcome).is_none(),
