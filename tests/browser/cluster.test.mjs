@@ -1,4 +1,4 @@
-/** A cluster in a browser: deaths, returns, joins, conflicts, and a page whose own node goes away. */
+/** A cluster in a browser: deaths, returns, joins, and a page whose own node goes away. */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, afterEach, before, test } from 'node:test';
@@ -83,50 +83,6 @@ test('a page whose node is gone says so, finds another member, and recovers when
 	await page.getByText(/via node-[bc]/).waitFor();
 	a.start();
 	await cluster.settled();
-});
-
-test('a conflict made by a partition is shown side by side and resolved', async () => {
-	const [a, b, c] = cluster.nodes;
-	for (const way of ['keep', 'copy']) {
-		const name = `split/${way}.txt`;
-		await a.put(name, 'before', 'text/plain');
-		// Two sides that cannot hear each other: each is frozen while the other writes.
-		b.freeze();
-		c.freeze();
-		await a.put(name, 'written on the left', 'text/plain', '?durability=fast').finally(() => {
-			a.freeze();
-			b.thaw();
-			c.thaw();
-		});
-		try {
-			await eventually('the right side writes', () => b.put(name, 'written on the right', 'text/plain').then(() => true, () => false), 60_000);
-		} finally {
-			a.thaw();
-		}
-		await cluster.settled();
-		await eventually('both versions are known', async () => (await b.json(`/v1/stat/${name}`)).versions.length === 2, 60_000);
-
-		const page = await open(browser, `${b.url}/files/split`);
-		const row = page.locator(`[data-row="${name}"]`);
-		await row.getByRole('button', { name: '1 conflict' }).click();
-		const dialog = page.getByRole('dialog');
-		await dialog.getByText('written on the left').waitFor();
-		await dialog.getByText('written on the right').waitFor();
-		const left = dialog.getByRole('region', { name: 'Version of node-a' });
-		if (way === 'keep') {
-			await left.getByRole('button', { name: 'Keep this one' }).click();
-			await dialog.waitFor({ state: 'detached' });
-			assert.equal(await (await c.fetch(`/v1/files/${name}`)).text(), 'written on the left');
-		} else {
-			await dialog.getByRole('button', { name: 'Keep as a copy' }).click();
-			await dialog.waitFor({ state: 'detached' });
-			const texts = [await (await c.fetch(`/v1/files/${name}`)).text(), await (await c.fetch(`/v1/files/split/copy (1).txt`)).text()];
-			assert.deepEqual(texts.sort(), ['written on the left', 'written on the right']);
-		}
-		assert.equal((await c.json(`/v1/stat/${name}`)).versions.length, 1);
-		await row.getByRole('button', { name: /conflict/ }).waitFor({ state: 'detached' });
-		assert.deepEqual(page.complaints, []);
-	}
 });
 
 test('a fourth node is seen joining and taking its share', async () => {

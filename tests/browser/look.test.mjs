@@ -191,6 +191,8 @@ test('pictures', { skip: !process.env.PICTURES && 'only with PICTURES=1' }, asyn
 	const folder = new URL('../../docs/images/', import.meta.url).pathname;
 	mkdirSync(folder, { recursive: true });
 	const wanted = ['overview', 'files', 'file', 'large', 'cluster', 'node', 'activity', 'connect', 'settings'];
+	const token = 'a-token-for-the-pictures-00';
+	const guarded = await Cluster.start(1, { API_TOKEN: token });
 	for (const colorScheme of ['light', 'dark']) {
 		const page = await open(browser, `${node.url}/activity`, { colorScheme, viewport: { width: 1280, height: 800 } });
 		await pictures.stir(node, cluster);
@@ -213,5 +215,12 @@ test('pictures', { skip: !process.env.PICTURES && 'only with PICTURES=1' }, asyn
 		await SCREENS.folder[1](phone);
 		await phone.waitForTimeout(500);
 		await phone.screenshot({ path: `${folder}phone-${colorScheme}.png` });
+		await phone.context().close();
+		const door = await open(browser, guarded.nodes[0].url, { colorScheme, viewport: { width: 1280, height: 800 } });
+		await door.getByTestId('sign-in').waitFor();
+		await door.waitForTimeout(500);
+		await door.screenshot({ path: `${folder}sign-in-${colorScheme}.png` });
+		await door.context().close();
 	}
+	await guarded.stop();
 });
