@@ -161,7 +161,7 @@ test('a node leaves after a question, is seen draining, and the page goes on wit
 	await d.exited;
 	d.child = null;
 	await elsewhere.getByText(/It has left\.|No member of this name is known/).first().waitFor();
-	await page.waitForURL((url) => [a, b, c].some((n) => url.origin === n.url), { timeout: 40_000 }).catch(async (e) => { await page.screenshot({ path: '/tmp/left.png' }); throw e; });
+	await page.waitForURL((url) => [a, b, c].some((n) => url.origin === n.url), { timeout: 60_000 });
 	for (const [name, bytes] of files) {
 		assert.ok(Buffer.from(await (await b.fetch(`/v1/files/${name}`)).arrayBuffer()).equals(bytes), name);
 	}
