@@ -79,6 +79,17 @@ test('files that are dropped are stored in the folder that is open', async () =>
 	await close(page);
 });
 
+test('what is written and deleted through other nodes is shown without a reload', async () => {
+	const [, b, c] = cluster.nodes;
+	const page = await open(browser, `${node.url}/files/elsewhere`);
+	await page.getByTestId('empty').waitFor();
+	await b.put('elsewhere/b.txt', 'b', 'text/plain');
+	await row(page, 'elsewhere/b.txt').waitFor({ timeout: 30_000 });
+	await c.fetch('/v1/files/elsewhere/b.txt', { method: 'DELETE' });
+	await row(page, 'elsewhere/b.txt').waitFor({ state: 'detached', timeout: 30_000 });
+	await close(page);
+});
+
 test('a folder keeps its folders', async () => {
 	mkdirSync(join(folder, 'tree/deep'), { recursive: true });
 	writeFileSync(join(folder, 'tree/top.txt'), 'top');
