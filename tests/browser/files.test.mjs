@@ -366,6 +366,11 @@ test('a film is sought in by ranges', async () => {
 	await eventually('a frame of there is shown', () => video.evaluate((v) => v.readyState >= 2 && v.videoWidth === 320));
 	const starts = ranges.filter(([status]) => status === 206).map(([, range]) => Number(/bytes (\d+)/.exec(range)?.[1]));
 	assert.ok(starts.some((start) => start > bytes.length / 2), `no range from the second half: ${JSON.stringify(ranges)}`);
+	// The page looks at the file's state again and again; the film stays where it is.
+	await video.evaluate((v) => void (v.mine = true));
+	for (let i = 0; i < 2; i += 1) await page.waitForResponse('**/v1/stat/**');
+	await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
+	assert.deepEqual(await video.evaluate((v) => [v.mine, Math.round(v.currentTime)]), [true, 20]);
 	await close(page);
 });
 
