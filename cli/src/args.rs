@@ -111,10 +111,25 @@ pub enum Command {
         /// The file.
         name: Name,
     },
-    /// Copy a file; no bytes move.
-    #[command(after_help = "Example:
-  kepler cp docs/a.txt docs/b.txt")]
-    Cp(Copy),
+    /// Copy a file, or bring an earlier or deleted version back; no bytes move.
+    #[command(after_help = "Examples:
+  kepler cp docs/a.txt docs/b.txt
+  kepler cp docs/a.txt docs/a.txt --version node-a.00f3a1b2c3d4e5f6.12
+  kepler cp --cid bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi docs/a.txt")]
+    Cp {
+        /// What to copy.
+        #[command(flatten)]
+        copy: Copy,
+        /// This surviving version instead of the head.
+        #[arg(long)]
+        version: Option<String>,
+        /// FROM is a CID that a version had: of one that was replaced or deleted, while its chunks are still there.
+        #[arg(long, conflicts_with = "version")]
+        cid: bool,
+        /// With --cid: the MIME type of the copy.
+        #[arg(long, value_name = "TYPE", requires = "cid")]
+        content_type: Option<String>,
+    },
     /// Move a file; no bytes move.
     #[command(after_help = "Example:
   kepler mv docs/a.txt archive/a.txt --durability all")]
@@ -282,7 +297,7 @@ pub struct Get {
 #[derive(ClapArgs, Debug)]
 pub struct Copy {
     /// From.
-    pub from: Name,
+    pub from: String,
     /// To.
     pub to: Name,
     /// What must be reached before the answer.

@@ -50,8 +50,11 @@ pub async fn run(args: Args, output: &Output) -> Result<()> {
             names::rm(&client, output, &names, recursive, version.as_deref(), durability).await
         }
         Command::Stat { name } => names::stat(&client, output, &name).await,
-        Command::Cp(copy) => names::copy(&client, output, "/v1/copy", copy).await,
-        Command::Mv(copy) => names::copy(&client, output, "/v1/move", copy).await,
+        Command::Cp { copy, version, cid, content_type } => {
+            let of = names::Of { version, cid, content_type };
+            names::copy(&client, output, "/v1/copy", copy, of).await
+        }
+        Command::Mv(copy) => names::copy(&client, output, "/v1/move", copy, names::Of::default()).await,
         Command::Cluster(args::Cluster::Status) => cluster::status(&client, output).await,
         Command::Cluster(args::Cluster::Members) => cluster::members(&client, output).await,
         Command::Cluster(args::Cluster::Ring) => cluster::ring(&client, output).await,

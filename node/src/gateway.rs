@@ -6,9 +6,9 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`accept`] | connections: deadlines, cap, graceful end |
-//! | [`guard`] | who may ask at all: hosts, origins, tokens |
+//! | [`guard`], [`ticket`] | who may ask at all: hosts, origins, tokens, addresses that open one file |
 //! | [`route`] | which path is what |
-//! | [`files`], [`multipart`], [`chunks`], [`cluster`], [`operations`], [`events`] | the calls |
+//! | [`files`], [`links`], [`multipart`], [`chunks`], [`cluster`], [`operations`], [`events`] | the calls |
 //! | [`assets`], [`page`] | the browser UI; a plain page where it was not built |
 //! | [`body`], [`headers`], [`names`] | what requests are made of |
 //! | [`error`] | what went wrong, as problems |
@@ -27,6 +27,7 @@ mod events;
 mod files;
 mod guard;
 mod headers;
+mod links;
 mod metrics;
 mod multipart;
 mod names;
@@ -35,6 +36,7 @@ mod page;
 mod route;
 #[cfg(test)]
 mod tests;
+mod ticket;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -228,7 +230,7 @@ async fn answer(
     };
     let config = &shared.config;
     // The lock is not held while the request is answered.
-    let checked = guard::check(&head, &config.hosts, &config.access.get(), config.limits.max_head_bytes);
+    let checked = guard::check(&head, &config.hosts, &config.access, config.limits.max_head_bytes);
     let mut response = match checked {
         Err(failure) => failure.into_response(),
         Ok(()) if shared.stop.is_cancelled() => Failure::stopping().into_response(),
@@ -334,6 +336,7 @@ fn routes(shared: &Arc<Shared>) -> BoxedFilter<(Response,)> {
         on(shared, Route::Files, &[Method::POST], multipart::post),
         on(shared, Route::Copy, &[Method::POST], files::copy),
         on(shared, Route::Move, &[Method::POST], files::rename),
+        on(shared, Route::Links, &[Method::POST], links::post),
         on(shared, Route::Stat, &[Method::GET, Method::HEAD], files::stat),
         on(shared, Route::Cluster, &[Method::GET, Method::HEAD], cluster::cluster),
         on(shared, Route::Ring, &[Method::GET, Method::HEAD], cluster::ring),

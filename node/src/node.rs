@@ -238,7 +238,13 @@ impl Node {
             events: events.clone(),
             tasks: tasks.clone(),
         });
-        let cluster = Arc::new(ClusterService::new(id, view.clone(), swarm.clone(), gossip.clone()));
+        let cluster = Arc::new(ClusterService::new(
+            id,
+            view.clone(),
+            swarm.clone(),
+            gossip.clone(),
+            config.timing.forget_after,
+        ));
         let queue_grew = Arc::new(Notify::new());
 
         // The replica's outputs are carried out until the store ends, after all other tasks.

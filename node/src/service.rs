@@ -104,6 +104,9 @@ pub enum WriteError {
     /// Nothing to delete, copy or move.
     #[error("there is no file {0}")]
     NotFound(String),
+    /// A chunk of what is to be copied is on no member any more.
+    #[error("chunk {0} is on no node any more: it was collected, so the file cannot come back")]
+    Collected(ChunkId),
     /// The name has too many concurrent versions.
     #[error("{0} has too many concurrent versions: resolve some first")]
     TooManyConflicts(String),
@@ -190,6 +193,33 @@ impl OpenFile {
     }
 }
 
+/// A name to write from what is there already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// What is read.
+    pub from: CopySource,
+    /// The name to write.
+    pub to: Name,
+    /// What must hold of `to`.
+    pub precondition: Precondition,
+    /// What must be reached before the answer.
+    pub durability: api::Durability,
+}
+
+/// What a copy reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopySource {
+    /// The head of a name, or one of its surviving versions.
+    Name(Name, Option<Dot>),
+    /// What a version had that does not survive, for as long as its chunks are there.
+    Content {
+        /// Its root.
+        root: ChunkId,
+        /// MIME type of the copy.
+        content_type: Option<String>,
+    },
+}
+
 /// Which names to list.
 #[derive(Clone, Debug)]
 pub struct ListQuery {
@@ -218,10 +248,15 @@ pub trait Files: Send + Sync + 'static {
         precondition: Precondition,
         durability: api::Durability,
     ) -> Result<(), WriteError>;
-    /// Copies the head of a name; no bytes move.
-    async fn copy(&self, request: api::CopyRequest) -> Result<api::Receipt, WriteError>;
-    /// Copies the head of a name, then deletes the old name.
-    async fn rename(&self, request: api::CopyRequest) -> Result<api::Receipt, WriteError>;
+    /// Writes a name anew from chunks that are there; no bytes move.
+    async fn copy(&self, copy: Copy) -> Result<api::Receipt, WriteError>;
+    /// Copies the head of `from` to `to`, then deletes the old name.
+    async fn rename(
+        &self,
+        from: Name,
+        to: Name,
+        durability: api::Durability,
+    ) -> Result<api::Receipt, WriteError>;
     /// Everything known of a name.
     async fn stat(&self, name: &Name) -> Result<api::Stat, ReadError>;
     /// A page of names, as this node knows them.

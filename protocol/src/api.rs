@@ -152,11 +152,21 @@ pub struct ChunkInfo {
     pub verified_at: Option<String>,
 }
 
-/// `POST /v1/copy` and `POST /v1/move`.
+/// `POST /v1/copy` and `POST /v1/move`: what is read is named by either `from` or `cid`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyRequest {
     /// The name to read.
-    pub from: Name,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub from: Option<Name>,
+    /// Token of the surviving version of `from` to read instead of the head; a copy alone takes it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub version: Option<String>,
+    /// The root CID that a version had which is superseded or deleted by now; a copy alone takes it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cid: Option<ChunkId>,
+    /// With `cid`: the MIME type of the copy.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content_type: Option<String>,
     /// The name to write.
     pub to: Name,
     /// What must be reached before the answer.
@@ -223,6 +233,21 @@ pub struct RosterInfo {
     pub number: u64,
     /// Who is on it.
     pub members: Vec<NodeId>,
+    /// How many copies of everything its members keep.
+    #[serde(default)]
+    pub replication_factor: u16,
+    /// Seconds without a word after which the answering node lets a dead member be taken off it.
+    #[serde(default)]
+    pub forget_after_secs: u64,
+}
+
+/// `POST /v1/links`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Path and query that `GET` and `HEAD` take without a token.
+    pub url: String,
+    /// For how long.
+    pub expires_in_secs: u64,
 }
 
 /// `GET /v1/ring`.

@@ -345,7 +345,7 @@ impl Replicator {
             wait("members to return: too many are dead to delete anything", None);
         }
         if let Some(at) = self.counted.grace_over.filter(|at| *at > now) {
-            wait("the first grace of what may be deleted to end", Some(at));
+            wait("the end of the grace of chunks that nothing needs here", Some(at));
         }
         if self.paused {
             wait("an operator to resume repair", None);

@@ -79,6 +79,17 @@ test('files that are dropped are stored in the folder that is open', async () =>
 	await close(page);
 });
 
+test('what is written and deleted through other nodes is shown without a reload', async () => {
+	const [, b, c] = cluster.nodes;
+	const page = await open(browser, `${node.url}/files/elsewhere`);
+	await page.getByTestId('empty').waitFor();
+	await b.put('elsewhere/b.txt', 'b', 'text/plain');
+	await row(page, 'elsewhere/b.txt').waitFor({ timeout: 30_000 });
+	await c.fetch('/v1/files/elsewhere/b.txt', { method: 'DELETE' });
+	await row(page, 'elsewhere/b.txt').waitFor({ state: 'detached', timeout: 30_000 });
+	await close(page);
+});
+
 test('a folder keeps its folders', async () => {
 	mkdirSync(join(folder, 'tree/deep'), { recursive: true });
 	writeFileSync(join(folder, 'tree/top.txt'), 'top');
@@ -212,8 +223,14 @@ test('a file is renamed, copied, deleted, and comes back', async () => {
 	await act(page, 'verbs/b.bin', 'Delete');
 	await row(page, 'verbs/b.bin').waitFor({ state: 'detached' });
 	assert.equal((await node.fetch('/v1/files/verbs/b.bin')).status, 404);
+	const sent = [];
+	page.on('request', (request) => {
+		const { pathname } = new URL(request.url());
+		if (request.method() !== 'GET' || pathname.startsWith('/v1/chunks/')) sent.push(`${request.method()} ${pathname}`);
+	});
 	await page.getByRole('button', { name: 'Undo' }).click();
 	await row(page, 'verbs/b.bin').waitFor();
+	assert.deepEqual(sent, ['POST /v1/copy'], 'the node makes it again from its chunks: no byte comes here');
 	assert.equal(sha(await stored('verbs/b.bin')), sha(bytes));
 	assert.equal((await node.fetch('/v1/files/verbs/b.bin', { method: 'HEAD' })).headers.get('content-type'), 'application/x-thing');
 
@@ -224,13 +241,60 @@ test('a file is renamed, copied, deleted, and comes back', async () => {
 	await page.getByTestId('empty').waitFor();
 	await node.put('verbs/c.bin', 'new');
 	await page.reload();
-	await page.getByRole('button', { name: 'Recently deleted' }).click();
+	await page.getByRole('button', { name: 'Recently deleted or replaced' }).click();
 	const bin = page.getByRole('dialog');
 	await bin.getByRole('listitem').filter({ hasText: 'verbs/c.bin' }).getByRole('button', { name: 'Bring back' }).click();
 	await page.getByText('there is a new file of that name already').waitFor();
 	await bin.getByRole('listitem').filter({ hasText: 'verbs/b.bin' }).getByRole('button', { name: 'Bring back' }).click();
 	await eventually('it is back', async () => sha(await stored('verbs/b.bin')) === sha(bytes));
 	assert.equal(String(await stored('verbs/c.bin')), 'new');
+	await close(page);
+});
+
+test('a version that was replaced comes back, over its successor and over nothing newer', async () => {
+	const old = randomBytes(5 << 20);
+	await node.put('again/a.bin', old, 'application/x-old');
+	const page = await open(browser, `${node.url}/files/again`);
+	await row(page, 'again/a.bin').waitFor();
+	const replace = async (buffer) => {
+		await page.getByTestId('file-input').setInputFiles({ name: 'a.bin', mimeType: 'application/x-new', buffer });
+		await page.getByRole('dialog').getByRole('button', { name: 'Replace' }).click();
+		await eventually('it is replaced', async () => sha(await stored('again/a.bin')) === sha(buffer));
+		await page.getByRole('button', { name: 'Recently deleted or replaced' }).waitFor();
+	};
+	await replace(randomBytes(300));
+	await row(page, 'again/a.bin').getByRole('link').click();
+	await page.getByRole('button', { name: 'Bring the version of 5 MiB back' }).click();
+	await page.getByText('The earlier version is back').waitFor();
+	await page.getByText('application/x-old').waitFor();
+	assert.equal(sha(await stored('again/a.bin')), sha(old));
+	const stat = await node.json('/v1/stat/again/a.bin');
+	assert.deepEqual([stat.versions.length, stat.versions[0].chunks], [1, 2]);
+
+	await page.goto(`${node.url}/files/again`);
+	await replace(randomBytes(301));
+	await node.put('again/a.bin', 'newer');
+	await page.getByRole('button', { name: 'Recently deleted or replaced' }).click();
+	await page.getByRole('dialog').getByRole('button', { name: 'Bring back' }).click();
+	await page.getByText('it was written or deleted since').waitFor();
+	assert.equal(String(await stored('again/a.bin')), 'newer');
+	await close(page);
+});
+
+test('what was collected does not come back, and says so', async () => {
+	const page = await open(browser, `${node.url}/files/collected`);
+	await page.getByTestId('empty').waitFor();
+	await node.put('collected/a.bin', randomBytes(1000));
+	await row(page, 'collected/a.bin').waitFor();
+	// Chunks that no node has any more, as after the collector's grace.
+	await page.route('**/v1/copy', (route) => {
+		const body = { ...route.request().postDataJSON(), cid: 'bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku' };
+		return route.continue({ postData: JSON.stringify(body) });
+	});
+	await act(page, 'collected/a.bin', 'Delete');
+	await page.getByRole('button', { name: 'Undo' }).click();
+	await page.getByText('its chunks have been collected').waitFor();
+	await page.getByTestId('empty').waitFor();
 	await close(page);
 });
 
@@ -302,6 +366,11 @@ test('a film is sought in by ranges', async () => {
 	await eventually('a frame of there is shown', () => video.evaluate((v) => v.readyState >= 2 && v.videoWidth === 320));
 	const starts = ranges.filter(([status]) => status === 206).map(([, range]) => Number(/bytes (\d+)/.exec(range)?.[1]));
 	assert.ok(starts.some((start) => start > bytes.length / 2), `no range from the second half: ${JSON.stringify(ranges)}`);
+	// The page looks at the file's state again and again; the film stays where it is.
+	await video.evaluate((v) => void (v.mine = true));
+	for (let i = 0; i < 2; i += 1) await page.waitForResponse('**/v1/stat/**');
+	await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
+	assert.deepEqual(await video.evaluate((v) => [v.mine, Math.round(v.currentTime)]), [true, 20]);
 	await close(page);
 });
 

@@ -31,8 +31,8 @@ const SCREENS = {
 	text: ['/file/notes/kepler.md', (page) => page.getByTestId('preview').locator('pre').waitFor()],
 	missing: ['/file/none', (page) => page.getByText('There is no file of this name').waitFor()],
 	cluster: ['/cluster', (page) => page.locator('[data-member]').first().waitFor()],
-	node: ['/nodes/node-a', (page) => page.getByText('What it holds').waitFor()],
-	other: ['/nodes/node-b', (page) => page.getByText('What it holds').waitFor()],
+	node: ['/nodes/node-a', (page) => page.getByRole('heading', { name: 'What it holds' }).waitFor()],
+	other: ['/nodes/node-b', (page) => page.getByRole('heading', { name: 'What it holds' }).waitFor()],
 	activity: ['/activity', (page) => page.getByText('Copies queued').waitFor()],
 	connect: ['/connect', (page) => page.getByRole('heading', { name: 'curl' }).waitFor()],
 	settings: ['/settings', (page) => page.getByText('Theme').waitFor()],
@@ -191,27 +191,38 @@ test('pictures', { skip: !process.env.PICTURES && 'only with PICTURES=1' }, asyn
 	const folder = new URL('../../docs/images/', import.meta.url).pathname;
 	mkdirSync(folder, { recursive: true });
 	const wanted = ['overview', 'files', 'file', 'large', 'cluster', 'node', 'activity', 'connect', 'settings'];
-	for (const colorScheme of ['light', 'dark']) {
-		const page = await open(browser, `${node.url}/activity`, { colorScheme, viewport: { width: 1280, height: 800 } });
-		await pictures.stir(node, cluster);
-		for (const name of wanted) {
-			const [path, there] = SCREENS[name];
-			// Within the page, so that what it has seen happen stays.
-			await page.evaluate((to) => {
-				const link = document.createElement('a');
-				link.href = to;
-				document.body.append(link);
-				link.click();
-				link.remove();
-			}, path);
-			await there(page);
-			await page.waitForTimeout(1_200);
-			await page.screenshot({ path: `${folder}${name}-${colorScheme}.png` });
+	const guarded = await Cluster.start(1, { API_TOKEN: 'a-token-for-the-pictures-00' });
+	try {
+		for (const colorScheme of ['light', 'dark']) {
+			const page = await open(browser, `${node.url}/activity`, { colorScheme, viewport: { width: 1280, height: 800 } });
+			await pictures.stir(node, cluster);
+			for (const name of wanted) {
+				const [path, there] = SCREENS[name];
+				// Within the page, so that what it has seen happen stays.
+				await page.evaluate((to) => {
+					const link = document.createElement('a');
+					link.href = to;
+					document.body.append(link);
+					link.click();
+					link.remove();
+				}, path);
+				await there(page);
+				await page.waitForTimeout(1_200);
+				await page.screenshot({ path: `${folder}${name}-${colorScheme}.png` });
+			}
+			await page.context().close();
+			const phone = await open(browser, `${node.url}/files/photos/2026`, { colorScheme, viewport: { width: 390, height: 780 }, isMobile: true, hasTouch: true });
+			await SCREENS.folder[1](phone);
+			await phone.waitForTimeout(500);
+			await phone.screenshot({ path: `${folder}phone-${colorScheme}.png` });
+			await phone.context().close();
+			const door = await open(browser, guarded.nodes[0].url, { colorScheme, viewport: { width: 1280, height: 800 } });
+			await door.getByTestId('sign-in').waitFor();
+			await door.waitForTimeout(500);
+			await door.screenshot({ path: `${folder}sign-in-${colorScheme}.png` });
+			await door.context().close();
 		}
-		await page.context().close();
-		const phone = await open(browser, `${node.url}/files/photos/2026`, { colorScheme, viewport: { width: 390, height: 780 }, isMobile: true, hasTouch: true });
-		await SCREENS.folder[1](phone);
-		await phone.waitForTimeout(500);
-		await phone.screenshot({ path: `${folder}phone-${colorScheme}.png` });
+	} finally {
+		await guarded.stop();
 	}
 });

@@ -137,9 +137,34 @@ pub async fn stat(client: &Client, output: &Output, name: &Name) -> Result<()> {
     })
 }
 
+/// What `kepler cp` says beside from and to.
+#[derive(Default)]
+pub struct Of {
+    /// A surviving version.
+    pub version: Option<String>,
+    /// From is a CID.
+    pub cid: bool,
+    /// Of the copy of a CID.
+    pub content_type: Option<String>,
+}
+
 /// Copies or moves a file.
-pub async fn copy(client: &Client, output: &Output, path: &str, copy: Copy) -> Result<()> {
-    let request = CopyRequest { from: copy.from, to: copy.to, durability: copy.durability.into() };
+pub async fn copy(client: &Client, output: &Output, path: &str, copy: Copy, of: Of) -> Result<()> {
+    let Copy { from, to, durability } = copy;
+    let usage = |e: &dyn std::fmt::Display| Failure::Usage(format!("{from:?}: {e}"));
+    let (name, cid) = if of.cid {
+        (None, Some(from.parse().map_err(|e| usage(&e))?))
+    } else {
+        (Some(from.parse().map_err(|e| usage(&e))?), None)
+    };
+    let request = CopyRequest {
+        from: name,
+        version: of.version,
+        cid,
+        content_type: of.content_type,
+        to,
+        durability: durability.into(),
+    };
     let response = client.send(client.request(Method::POST, path).json(&request)).await?;
     output.print(&client.parse::<api::Receipt>(response).await?, describe)
 }

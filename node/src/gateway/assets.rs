@@ -11,7 +11,6 @@ use warp::reply::Response;
 
 use super::error::Failure;
 use super::{Call, Shared, page, set};
-use crate::config::Anonymous;
 
 /// One embedded file.
 pub(super) struct Asset {
@@ -107,11 +106,7 @@ fn content_type(path: &str) -> &'static str {
 /// Where else the page may look whether somebody answers. Nothing where reading takes a token: this page
 /// is for everybody, and where the members are is not.
 async fn members(shared: &Shared) -> Vec<String> {
-    let open = {
-        let access = shared.config.access.get();
-        access.tokens.is_empty() || access.anonymous == Anonymous::Read
-    };
-    if !open {
+    if shared.config.access.guards_reads() {
         return Vec::new();
     }
     let cluster = shared.files.cluster().await;

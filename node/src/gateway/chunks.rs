@@ -140,7 +140,7 @@ fn block(call: &Call, cid: &str, tag: &str, content_type: &str, bytes: Bytes) ->
         }
     }
     set(&mut response, header::ETAG, &format!("\"{tag}\""));
-    let open = call.shared.config.access.get().tokens.is_empty();
+    let open = !call.shared.config.access.has_tokens();
     let scope = if open { "public" } else { "private" };
     set(&mut response, header::CACHE_CONTROL, &format!("{scope}, max-age=29030400, immutable"));
     Ok(response)

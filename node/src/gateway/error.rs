@@ -211,7 +211,7 @@ pub fn write(error: WriteError) -> Failure {
         WriteError::PreconditionFailed { head } => {
             Failure::precondition_failed(head.map(|dot| dot.to_string()).as_deref())
         }
-        error @ WriteError::NotFound(_) => Failure::not_found(error.to_string()),
+        error @ (WriteError::NotFound(_) | WriteError::Collected(_)) => Failure::not_found(error.to_string()),
         error @ WriteError::TooManyConflicts(_) => Failure::new(
             StatusCode::CONFLICT,
             "too-many-conflicts",

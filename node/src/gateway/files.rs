@@ -15,8 +15,12 @@ use warp::reply::{Reply, Response};
 use super::body::{self, Download};
 use super::error::{self, Failure};
 use super::headers::{self, Tags, Verdict, Wanted};
+use super::ticket::TICKET;
 use super::{Call, Shared, json, names, set};
-use crate::service::{BodyError, Files, ListQuery, OpenFile, PutRequest, ReadError};
+use crate::service::{BodyError, Copy, CopySource, Files, ListQuery, OpenFile, PutRequest, ReadError};
+
+/// What reading a file takes in its query.
+pub(super) const FILE_PARAMETERS: [&str; 3] = ["version", "download", TICKET];
 
 const KEPLER_CID: HeaderName = HeaderName::from_static("kepler-cid");
 const KEPLER_CONSISTENCY: HeaderName = HeaderName::from_static("kepler-consistency");
@@ -26,7 +30,7 @@ const KEPLER_CONFLICTS: HeaderName = HeaderName::from_static("kepler-conflicts")
 const MAX_PAGE: usize = 1000;
 /// The largest JSON body, in bytes: two names and change.
 const MAX_JSON: usize = 64 << 10;
-const VERSION: &str = "a version, as ETag gives it without the quotes";
+pub(super) const VERSION: &str = "a version, as ETag gives it without the quotes";
 
 /// `PUT /v1/files/{name}`
 pub(super) async fn put(mut call: Call) -> Result<Response, Failure> {
@@ -55,7 +59,7 @@ pub(super) async fn put(mut call: Call) -> Result<Response, Failure> {
 /// `GET` and `HEAD /v1/files/{name}`
 pub(super) async fn get(call: Call) -> Result<Response, Failure> {
     let name = names::decode(&call.rest)?;
-    let query = call.query(&["version", "download"])?;
+    let query = call.query(&FILE_PARAMETERS)?;
     let version = query.parsed::<Dot>("version", VERSION)?;
     let download = match query.get("download") {
         None | Some("0") => false,
@@ -96,7 +100,7 @@ pub(super) async fn get(call: Call) -> Result<Response, Failure> {
         warp::reply::stream(Download::new(Box::pin(first.chain(bytes)))).into_response()
     };
     *response.status_mut() = if not_modified { StatusCode::NOT_MODIFIED } else { status };
-    describe(&mut response, &file, &tag, call.shared.config.access.get().tokens.is_empty());
+    describe(&mut response, &file, &tag, !call.shared.config.access.has_tokens());
     if not_modified {
         return Ok(response);
     }
@@ -176,39 +180,79 @@ pub(super) async fn stat(call: Call) -> Result<Response, Failure> {
 }
 
 /// `POST /v1/copy`
-pub(super) async fn copy(call: Call) -> Result<Response, Failure> {
-    let shared = call.shared.clone();
-    let request = copy_request(call).await?;
-    let files = shared.files.clone();
-    let receipt = shared.write(async move { files.copy(request).await }).await?;
+pub(super) async fn copy(mut call: Call) -> Result<Response, Failure> {
+    let (raw, to, durability) = copy_request(&mut call).await?;
+    let from = raw.source()?;
+    if matches!(&from, CopySource::Name(name, None) if *name == to) {
+        return Err(same_name());
+    }
+    let precondition = precondition(&*call.shared.files, &call.headers, &to).await?;
+    let files = call.shared.files.clone();
+    let copy = Copy { from, to, precondition, durability };
+    let receipt = call.shared.write(async move { files.copy(copy).await }).await?;
     receipt_response(&receipt)
 }
 
 /// `POST /v1/move`
-pub(super) async fn rename(call: Call) -> Result<Response, Failure> {
-    let shared = call.shared.clone();
-    let request = copy_request(call).await?;
-    let files = shared.files.clone();
-    let receipt = shared.write(async move { files.rename(request).await }).await?;
+pub(super) async fn rename(mut call: Call) -> Result<Response, Failure> {
+    for name in [header::IF_MATCH, header::IF_NONE_MATCH] {
+        if call.headers.contains_key(&name) {
+            return Err(Failure::bad_parameter(format!("a move takes no {name}: copy, PUT and DELETE do")));
+        }
+    }
+    let (raw, to, durability) = copy_request(&mut call).await?;
+    let CopySource::Name(from, None) = raw.source()? else {
+        return Err(Failure::bad_parameter("a move takes no version and no cid: copy does"));
+    };
+    if from == to {
+        return Err(same_name());
+    }
+    let files = call.shared.files.clone();
+    let receipt = call.shared.write(async move { files.rename(from, to, durability).await }).await?;
     receipt_response(&receipt)
+}
+
+fn same_name() -> Failure {
+    Failure::bad_parameter("from and to are the same name")
 }
 
 /// The body of a copy or move before its names are checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawCopy {
-    from: String,
+    from: Option<String>,
+    version: Option<String>,
+    cid: Option<String>,
+    content_type: Option<String>,
     to: String,
     durability: Option<String>,
 }
 
-async fn copy_request(mut call: Call) -> Result<api::CopyRequest, Failure> {
-    let query = call.query(&["durability"])?;
-    for name in [header::IF_MATCH, header::IF_NONE_MATCH] {
-        if call.headers.contains_key(&name) {
-            return Err(Failure::bad_parameter(format!("copy and move take no {name}: PUT and DELETE do")));
+impl RawCopy {
+    fn source(self) -> Result<CopySource, Failure> {
+        let both = "name what to copy by either from, with a version if not the head is meant, or cid, with a content_type";
+        match (self.from, self.version, self.cid, self.content_type) {
+            (Some(from), version, None, None) => {
+                let from = names::parse(&from).map_err(|f| f.explain("from"))?;
+                let version = version.map(|text| text.parse::<Dot>()).transpose();
+                let version =
+                    version.map_err(|_| Failure::bad_parameter(format!("the version is not {VERSION}")))?;
+                Ok(CopySource::Name(from, version))
+            }
+            (None, None, Some(cid), content_type) => {
+                let root = cid.parse().map_err(|e| Failure::bad_parameter(format!("cid: {e}")))?;
+                if content_type.as_deref().is_some_and(|text| !headers::is_media_type(text)) {
+                    return Err(Failure::bad_parameter("the content_type is no media type"));
+                }
+                Ok(CopySource::Content { root, content_type })
+            }
+            _ => Err(Failure::bad_parameter(both)),
         }
     }
+}
+
+async fn copy_request(call: &mut Call) -> Result<(RawCopy, Name, api::Durability), Failure> {
+    let query = call.query(&["durability"])?;
     let deadline = call.shared.config.limits.small_body;
     let bytes = body::collect(call.upload(), MAX_JSON, deadline).await?;
     let raw: RawCopy = serde_json::from_slice(&bytes).map_err(|e| {
@@ -222,12 +266,8 @@ async fn copy_request(mut call: Call) -> Result<api::CopyRequest, Failure> {
         }
         (a, b) => durability(a.or(b))?,
     };
-    let from = names::parse(&raw.from).map_err(|f| f.explain("from"))?;
     let to = names::parse(&raw.to).map_err(|f| f.explain("to"))?;
-    if from == to {
-        return Err(Failure::bad_parameter("from and to are the same name"));
-    }
-    Ok(api::CopyRequest { from, to, durability })
+    Ok((raw, to, durability))
 }
 
 /// 200 with a receipt.

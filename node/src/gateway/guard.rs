@@ -1,18 +1,23 @@
 //! Who may ask at all: foreign hosts, foreign pages, missing tokens.
 //!
 //! Checked before routing, in this order: size of the head (431), `Host` (421: DNS rebinding),
-//! `Origin` (403: pages of others), token (401), `Kepler-Client` on POST and on costly reads without a
+//! `Origin` (403: pages of others), token, or ticket for one file (401), `Kepler-Client` on POST and on costly reads without a
 //! token (403: a foreign page can send a simple request, but no header of its own). There is no CORS: a preflight is
 //! answered like any other request that is not taken.
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use kepler_protocol::name::Name;
+use kepler_protocol::version::Dot;
 use warp::http::header::{self, HeaderMap};
 use warp::http::{Method, StatusCode, Uri, Version};
 
 use super::error::Failure;
+use super::files::FILE_PARAMETERS;
+use super::names::{self, Query};
 use super::route::Route;
+use super::ticket::{TICKET, Tickets};
 use crate::config::{Anonymous, ApiTokens, Authority, Host};
 
 /// Who may do what.
@@ -26,23 +31,38 @@ pub struct Access {
 
 /// The present [`Access`] of a gateway: changed while it runs; cheap to clone, and all clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct Door(Arc<RwLock<Access>>);
+pub struct Door(Arc<RwLock<(Access, Tickets)>>);
 
 impl Door {
-    /// From now on.
+    /// From now on. Tickets end with the tokens that they were drawn with.
     pub fn set(&self, access: Access) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = access;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (access, Tickets::new());
     }
 
-    /// Now.
-    pub fn get(&self) -> RwLockReadGuard<'_, Access> {
+    /// Whether there are tokens at all.
+    pub fn has_tokens(&self) -> bool {
+        !self.get().0.tokens.is_empty()
+    }
+
+    /// Whether reading takes a token.
+    pub fn guards_reads(&self) -> bool {
+        let access = &self.get().0;
+        !access.tokens.is_empty() && access.anonymous != Anonymous::Read
+    }
+
+    /// Draws a ticket for one file; `None` where this system gives no randomness.
+    pub(super) fn ticket(&self, name: &Name, version: Option<Dot>) -> Option<String> {
+        self.get().1.draw(name, version)
+    }
+
+    fn get(&self) -> RwLockReadGuard<'_, (Access, Tickets)> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl From<Access> for Door {
     fn from(access: Access) -> Self {
-        Self(Arc::new(RwLock::new(access)))
+        Self(Arc::new(RwLock::new((access, Tickets::new()))))
     }
 }
 
@@ -62,7 +82,7 @@ pub struct Head<'a> {
 ///
 /// # Errors
 /// The failures listed in the module's head.
-pub fn check(head: &Head<'_>, hosts: &[Host], access: &Access, max_head: usize) -> Result<(), Failure> {
+pub fn check(head: &Head<'_>, hosts: &[Host], door: &Door, max_head: usize) -> Result<(), Failure> {
     let size: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if size > max_head {
         return Err(Failure::new(
@@ -90,7 +110,8 @@ pub fn check(head: &Head<'_>, hosts: &[Host], access: &Access, max_head: usize) 
         }
     }
     origin(head.headers, host.as_ref())?;
-    token(head, access)
+    let (access, tickets) = &*door.get();
+    token(head, access, tickets)
 }
 
 /// The authority a request is for: of its target where that is absolute, else of its `Host`.
@@ -147,7 +168,7 @@ fn origin(headers: &HeaderMap, host: Option<&Authority>) -> Result<(), Failure> 
     Ok(())
 }
 
-fn token(head: &Head<'_>, access: &Access) -> Result<(), Failure> {
+fn token(head: &Head<'_>, access: &Access, tickets: &Tickets) -> Result<(), Failure> {
     if head.route.is_some_and(Route::is_public) {
         return Ok(());
     }
@@ -168,8 +189,16 @@ fn token(head: &Head<'_>, access: &Access) -> Result<(), Failure> {
         Anonymous::None => access.tokens.is_empty(),
     };
     if !open {
+        let ticket = reads.then(|| presented(head)).flatten();
+        if let Some((ticket, name, version)) = &ticket
+            && tickets.accept(ticket, name, *version)
+        {
+            return Ok(());
+        }
         let why = if access.tokens.is_empty() {
             "this node takes no writes: it was started with ANONYMOUS=read and without API_TOKEN"
+        } else if ticket.is_some() {
+            "this address has expired, or is not of this file: ask for another one with POST /v1/links"
         } else {
             "this call needs the header Authorization: Bearer TOKEN"
         };
@@ -184,6 +213,14 @@ fn token(head: &Head<'_>, access: &Access) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// The ticket of a request for a file, and what it would open.
+fn presented(head: &Head<'_>) -> Option<(String, Name, Option<Dot>)> {
+    let (Route::File, rest) = Route::of(head.uri.path())? else { return None };
+    let query = Query::parse(head.uri.query()?, &FILE_PARAMETERS).ok()?;
+    let ticket = query.get(TICKET)?.to_owned();
+    Some((ticket, names::decode(rest).ok()?, query.parsed::<Dot>("version", "").ok()?))
 }
 
 fn unauthorized(detail: &str, challenge: &str) -> Failure {

@@ -56,6 +56,7 @@ fn what(route: Route) -> &'static str {
         Route::File => "read, store and delete a file",
         Route::Copy => "copy a file; no bytes move",
         Route::Move => "rename a file; no bytes move",
+        Route::Links => "an address that opens one file without a token for ten minutes",
         Route::Stat => "everything known of a name",
         Route::Chunk => "a chunk by its CID",
         Route::Ipfs => "a raw block, by the IPFS trustless gateway rules",

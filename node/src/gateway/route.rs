@@ -24,6 +24,8 @@ pub enum Route {
     Copy,
     /// `/v1/move`
     Move,
+    /// `/v1/links`
+    Links,
     /// `/v1/stat/{name}`
     Stat,
     /// `/v1/chunks/{cid}`
@@ -59,7 +61,7 @@ const SCREENS: [&str; 7] = ["activity", "cluster", "connect", "file", "files", "
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Page,
         Self::Asset,
         Self::Healthz,
@@ -69,6 +71,7 @@ impl Route {
         Self::File,
         Self::Copy,
         Self::Move,
+        Self::Links,
         Self::Stat,
         Self::Chunk,
         Self::Ipfs,
@@ -111,6 +114,7 @@ impl Route {
             Self::File => "/v1/files/{name}",
             Self::Copy => "/v1/copy",
             Self::Move => "/v1/move",
+            Self::Links => "/v1/links",
             Self::Stat => "/v1/stat/{name}",
             Self::Chunk => "/v1/chunks/{cid}",
             Self::Ipfs => "/ipfs/{cid}",
@@ -133,7 +137,13 @@ impl Route {
         match self {
             Self::Files => "GET, HEAD, POST",
             Self::File => "GET, HEAD, PUT, DELETE",
-            Self::Copy | Self::Move | Self::Scrub | Self::Repair | Self::Leave | Self::Forget => "POST",
+            Self::Copy
+            | Self::Move
+            | Self::Links
+            | Self::Scrub
+            | Self::Repair
+            | Self::Leave
+            | Self::Forget => "POST",
             Self::Events | Self::Verify => "GET",
             Self::Page
             | Self::Asset

@@ -23,6 +23,8 @@ pub struct ClusterService {
     view: watch::Receiver<Arc<View>>,
     swarm: swarm::Handle,
     gossip: gossip::Handle,
+    /// `FORGET_AFTER_SECS`.
+    forget_after: Duration,
     /// Bytes each member said it uses, and when it was last heard from.
     heard: Mutex<BTreeMap<NodeId, Heard>>,
 }
@@ -43,8 +45,9 @@ impl ClusterService {
         view: watch::Receiver<Arc<View>>,
         swarm: swarm::Handle,
         gossip: gossip::Handle,
+        forget_after: Duration,
     ) -> Self {
-        Self { me, view, swarm, gossip, heard: Mutex::default() }
+        Self { me, view, swarm, gossip, forget_after, heard: Mutex::default() }
     }
 
     /// How long ago each member's last datagram came; empty where gossip does not say so at once.
@@ -100,6 +103,8 @@ impl ClusterService {
         let roster = electors.roster().map(|roster| api::RosterInfo {
             number: roster.number,
             members: roster.members.keys().copied().collect(),
+            replication_factor: u16::from(roster.constants.replication_factor),
+            forget_after_secs: self.forget_after.as_secs(),
         });
         api::Cluster { members: members.collect(), ring: ring_info(&view, electors), roster }
     }

@@ -63,7 +63,10 @@ impl Service {
         };
         match wanted {
             Some(version) => Ok((version.clone(), found)),
-            None => Err(ReadError::NotFound(name.to_string())),
+            None => Err(ReadError::NotFound(match version {
+                None => name.to_string(),
+                Some(dot) => format!("{name} in version {dot}, which is none that survives"),
+            })),
         }
     }
 
@@ -148,7 +151,7 @@ impl Service {
             return Ok(Some((leaf.id, leaf.size)));
         }
         let Some(id) = dag.walk.poll_wanted() else { return Ok(None) };
-        let node = self.chunks.fetch(id, Some(dag.dot)).await?;
+        let node = self.chunks.fetch(id, dag.dot).await?;
         dag.walk.handle_node(&node)?;
         if id == dag.root
             && let Ok(node) = Node::decode(node.bytes())
@@ -162,7 +165,7 @@ impl Service {
 /// Every chunk of a file, one after another; memory does not grow with the file.
 pub(super) struct Dag {
     root: ChunkId,
-    dot: Dot,
+    dot: Option<Dot>,
     walk: Walk,
     /// The one chunk of a file that has no manifest.
     only: Option<(ChunkId, u64)>,
@@ -170,8 +173,8 @@ pub(super) struct Dag {
 }
 
 impl Dag {
-    /// The chunks of `content`, which `dot` refers to.
-    pub(super) fn new(content: &Content, dot: Dot) -> Result<Self, ReadError> {
+    /// The chunks of `content`, which `dot` refers to, if a version does.
+    pub(super) fn new(content: &Content, dot: Option<Dot>) -> Result<Self, ReadError> {
         let root = content.root;
         let only = (root.codec() == Codec::Raw).then_some((root, content.size));
         let end = if only.is_some() { 0 } else { content.size };

@@ -17,8 +17,8 @@ use super::cluster::ClusterService;
 use super::operations::Operator;
 use super::refusal::refused;
 use super::{
-    Body, Files, ListQuery, LocateError, OpenFile, OperatorError, PutRequest, ReadError, VerifyStream,
-    WriteError,
+    Body, Copy, CopySource, Files, ListQuery, LocateError, OpenFile, OperatorError, PutRequest, ReadError,
+    VerifyStream, WriteError,
 };
 use crate::replication::catalog::CatalogHandle;
 use crate::replication::chunks::{Chunks, Unavailable};
@@ -145,17 +145,25 @@ impl Files for Service {
         }
     }
 
-    async fn copy(&self, request: api::CopyRequest) -> Result<api::Receipt, WriteError> {
-        Ok(self.copy_head(&request).await?.0)
+    async fn copy(&self, copy: Copy) -> Result<api::Receipt, WriteError> {
+        Ok(self.write_copy(copy).await?.0)
     }
 
-    async fn rename(&self, request: api::CopyRequest) -> Result<api::Receipt, WriteError> {
-        if request.from == request.to {
-            return self.copy(request).await;
+    async fn rename(
+        &self,
+        from: Name,
+        to: Name,
+        durability: api::Durability,
+    ) -> Result<api::Receipt, WriteError> {
+        let same = from == to;
+        let source = CopySource::Name(from.clone(), None);
+        let copy = Copy { from: source, to, precondition: Precondition::None, durability };
+        let (receipt, base) = self.write_copy(copy).await?;
+        if same {
+            return Ok(receipt);
         }
-        let (receipt, base) = self.copy_head(&request).await?;
         // Only what was copied is removed: a version written meanwhile survives under the old name.
-        match self.delete(&request.from, Some(base), Precondition::None, request.durability).await {
+        match self.delete(&from, base, Precondition::None, durability).await {
             Ok(()) | Err(WriteError::NotFound(_)) => Ok(receipt),
             Err(error) => Err(error),
         }

@@ -38,7 +38,7 @@ impl Service {
             return Err(ReadError::TooManyChunks { chunks: content.chunks, most });
         }
         let (mut leaves, mut nodes) = (Vec::new(), Vec::new());
-        let mut walk = Dag::new(content, version.dot)?;
+        let mut walk = Dag::new(content, Some(version.dot))?;
         while let Some((id, size)) = self.next_of(&mut walk).await? {
             match id.codec() {
                 Codec::Raw => leaves.push((id, size)),

@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use kepler_protocol::api::{self, Durability};
 use kepler_protocol::catalog::command::{Command, Outcome, Precondition};
-use kepler_protocol::chunk::{Chunk, ChunkId};
+use kepler_protocol::chunk::{Chunk, ChunkId, Codec};
 use kepler_protocol::chunker::{Chunker, Leaf};
 use kepler_protocol::manifest::{Builder, Finished, Node};
 use kepler_protocol::name::Name;
@@ -23,9 +23,9 @@ use tracing::warn;
 use super::download::Dag;
 use super::files::Service;
 use super::refusal::refused;
-use super::{Body, BodyError, PutRequest, WriteError};
+use super::{Body, BodyError, Copy, CopySource, PutRequest, ReadError, WriteError};
 use crate::replication::catalog::CommandError;
-use crate::replication::chunks::{PLACEMENT_DEADLINE, Placed, Source};
+use crate::replication::chunks::{PLACEMENT_DEADLINE, PlaceError, Placed, Source, Unavailable};
 use crate::store::QueueRow;
 
 /// Chunks of one upload that are hashed, written and sent at the same time, as far as all uploads'
@@ -40,6 +40,9 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(9_500);
 
 /// What the catalog has for publishing at least, however long the chunks took.
 const PUBLISH_WITHIN: Duration = Duration::from_millis(1_000);
+
+/// How long everybody has to say that a chunk is gone, once it could not be copied.
+const LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 /// Copies owed that are gathered before they are queued: memory does not grow with the file.
 const OWED_BATCH: usize = 1_024;
@@ -72,16 +75,24 @@ impl Service {
         self.publish(guard, request.durability, stored, reached, timing).await
     }
 
-    /// Copies the head of `from` to `to`: an upload in which every chunk is a hit.
-    pub(super) async fn copy_head(
-        &self,
-        request: &api::CopyRequest,
-    ) -> Result<(api::Receipt, Dot), WriteError> {
-        let (source, _) = self.head(&request.from, None).await?;
-        let content = source.content.clone().ok_or_else(|| WriteError::NotFound(request.from.to_string()))?;
-        let guard = self.begin(&request.to, Precondition::None, request.durability).await?;
+    /// Copies what survives under a name, or what a CID names: an upload in which every chunk is a hit. The
+    /// version that was read, if it is one.
+    ///
+    /// Each chunk has its new reference, where it is durable, before the version is published: whatever
+    /// ends of the source meanwhile, nothing of the copy is collected.
+    pub(super) async fn write_copy(&self, copy: Copy) -> Result<(api::Receipt, Option<Dot>), WriteError> {
+        let Copy { from, to, precondition, durability } = copy;
+        let (content, source) = match from {
+            CopySource::Name(name, version) => {
+                let (source, _) = self.head(&name, version).await?;
+                let content = source.content.ok_or_else(|| WriteError::NotFound(name.to_string()))?;
+                (content, Some(source.dot))
+            }
+            CopySource::Content { root, content_type } => (self.content_of(root, content_type).await?, None),
+        };
+        let guard = self.begin(&to, precondition, durability).await?;
         let mut reached = Reached::default();
-        let stored = self.store_hits(guard.dot, request.durability, content, source.dot, &mut reached).await;
+        let stored = self.store_hits(guard.dot, durability, content, source, &mut reached).await;
         let stored = match stored {
             Ok(stored) => stored,
             Err(error) => {
@@ -89,8 +100,23 @@ impl Service {
                 return Err(error);
             }
         };
-        let receipt = self.publish(guard, request.durability, stored, reached, Timing::default()).await?;
-        Ok((receipt, source.dot))
+        let receipt = self.publish(guard, durability, stored, reached, Timing::default()).await?;
+        Ok((receipt, source))
+    }
+
+    /// What a root names. Its leaves are counted when they are come by.
+    async fn content_of(&self, root: ChunkId, content_type: Option<String>) -> Result<Content, WriteError> {
+        let chunk = self.chunks.fetch(root, None).await.map_err(|unavailable| match unavailable {
+            Unavailable { id, nowhere: true } => WriteError::Collected(id),
+            unavailable => WriteError::Read(unavailable.into()),
+        })?;
+        let size = match root.codec() {
+            Codec::Raw => chunk.bytes().len() as u64,
+            Codec::DagPb => {
+                Node::decode(chunk.bytes()).map_err(|e| ReadError::Manifest(e.to_string()))?.size()
+            }
+        };
+        Ok(Content { root, size, chunks: 0, content_type })
     }
 
     /// Opens a write. In a task of its own: where the client goes away before the dot is known here,
@@ -187,17 +213,31 @@ impl Service {
         dot: Dot,
         durability: Durability,
         content: Content,
-        source: Dot,
+        source: Option<Dot>,
         reached: &mut Reached,
     ) -> Result<Stored, WriteError> {
         let mut dag = Dag::new(&content, source)?;
         let mut in_flight = FuturesUnordered::new();
+        let mut leaves = 0;
         loop {
             while in_flight.len() < CHUNKS_IN_FLIGHT {
-                let Some((id, _)) = self.next_of(&mut dag).await? else { break };
-                let chunks = self.chunks.clone();
+                let next = match self.next_of(&mut dag).await {
+                    Err(ReadError::ChunkUnavailable(id)) => {
+                        return Err(self.or_collected(id, ReadError::ChunkUnavailable(id).into()).await);
+                    }
+                    next => next?,
+                };
+                let Some((id, _)) = next else { break };
+                leaves += u64::from(id.codec() == Codec::Raw);
+                let service = self.clone();
                 in_flight.push(AbortOnDropHandle::new(self.tasks.spawn(async move {
-                    chunks.place(Source::Id(id), dot, durability, PLACEMENT_DEADLINE).await
+                    let source = Source::Id(id);
+                    match service.chunks.place(source, dot, durability, PLACEMENT_DEADLINE).await {
+                        Err(error @ (PlaceError::NoQuorum { .. } | PlaceError::Fetch(_))) => {
+                            Err(service.or_collected(id, error.into()).await)
+                        }
+                        placed => placed.map_err(WriteError::from),
+                    }
                 })));
             }
             let Some(finished) = in_flight.next().await else { break };
@@ -205,7 +245,16 @@ impl Service {
             self.reach(reached, dot, &placed).await?;
         }
         let links = dag.into_root_links();
-        Ok(Stored { content, links })
+        Ok(Stored { content: Content { chunks: leaves, ..content }, links })
+    }
+
+    /// What made a copy of a chunk fail, or, where every member says at once that it has none, that.
+    async fn or_collected(&self, id: ChunkId, error: WriteError) -> WriteError {
+        let looked = tokio::time::timeout(LOOK_WITHIN, self.chunks.fetch(id, None)).await;
+        match looked {
+            Ok(Err(Unavailable { nowhere: true, .. })) => WriteError::Collected(id),
+            Ok(_) | Err(_) => error,
+        }
     }
 
     /// Counts a placed chunk, and queues what is owed by now if that is much.

@@ -37,6 +37,13 @@ export async function open(browser, url, options = {}) {
 	return page;
 }
 
+/** Gives the page the token that it asks for. */
+export async function signIn(page, token) {
+	await page.getByLabel('Token').fill(token);
+	await page.keyboard.press('Enter');
+	await page.getByTestId('sign-in').waitFor({ state: 'detached' });
+}
+
 /** Everything that axe finds wrong, in one line each. */
 export async function violations(page) {
 	// By the protocol, not as a script element: the page's policy rightly refuses those.

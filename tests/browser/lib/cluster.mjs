@@ -10,6 +10,7 @@ import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { eventually } from './eventually.mjs';
+import { Network } from './network.mjs';
 
 const ROOT = new URL('../../../', import.meta.url).pathname;
 const BIN = join(process.env.KEPLER_BIN_DIR ?? join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), 'debug'), 'kepler-node');
@@ -33,15 +34,22 @@ async function freePort() {
 	}
 }
 
+/** What a node needs to be off loopback. */
+const CLUSTER_KEY = '6b65706c65722066732c20612074657374206f6620746865206e6574776f726b';
+export const API_TOKEN = 'a-token-for-the-browser-tests-01';
+
 export class Node {
-	constructor(id, ports, folder, env) {
-		Object.assign(this, { id, ...ports, folder, env, child: null });
-		this.url = `http://127.0.0.1:${ports.http}`;
+	/** `namespace`: of the network it is on, if not on loopback. */
+	constructor(id, ports, folder, env, namespace = null) {
+		Object.assign(this, { id, ...ports, folder, env, namespace, child: null });
+		this.url = `http://${env.BIND_ADDR ?? '127.0.0.1'}:${ports.http}`;
 	}
 
 	start() {
 		const log = openSync(join(this.folder, `${this.id}.log`), 'a');
-		this.child = spawn(BIN, [], {
+		// `ip netns exec` becomes the node: its process id is the node's.
+		const [program, ...args] = this.namespace ? ['ip', 'netns', 'exec', this.namespace, BIN] : [BIN];
+		this.child = spawn(program, args, {
 			cwd: this.folder,
 			stdio: ['ignore', log, log],
 			env: {
@@ -62,15 +70,6 @@ export class Node {
 		this.child.kill('SIGKILL');
 		await this.exited;
 		this.child = null;
-	}
-
-	/** Stops its clockwork, as an unplugged cable and a hang do at once. */
-	freeze() {
-		this.child.kill('SIGSTOP');
-	}
-
-	thaw() {
-		this.child.kill('SIGCONT');
 	}
 
 	async fetch(path, options = {}) {
@@ -101,26 +100,43 @@ export class Node {
 }
 
 export class Cluster {
-	constructor(env) {
+	constructor(env, network = null) {
 		this.env = env;
+		this.network = network;
 		this.folder = mkdtempSync(join(tmpdir(), 'kepler-browser-'));
 		this.nodes = [];
 	}
 
 	/** Starts `count` nodes and waits until all know and admit each other. */
 	static async start(count = 3, env = {}) {
-		const cluster = new Cluster(env);
-		for (let i = 0; i < count; i += 1) await cluster.add();
-		await cluster.settled();
-		return cluster;
+		return new Cluster(env).#begun(count);
+	}
+
+	/** The same, each node on a host of its own, between which `network` can be cut. */
+	static async startApart(count = 3, env = {}) {
+		return new Cluster({ CLUSTER_KEY, API_TOKEN, ...env }, new Network()).#begun(count);
+	}
+
+	async #begun(count) {
+		try {
+			for (let i = 0; i < count; i += 1) await this.add();
+			await this.settled();
+		} catch (error) {
+			await this.stop();
+			throw error;
+		}
+		return this;
 	}
 
 	/** Starts one more. */
 	async add() {
 		const id = `node-${String.fromCharCode(97 + this.nodes.length)}`;
-		const ports = { http: await freePort(), gossip: await freePort(), transfer: await freePort() };
-		const seeds = this.nodes.filter((n) => n.child).map((n) => `127.0.0.1:${n.gossip}`);
-		const node = new Node(id, ports, this.folder, { ...this.env, ...(seeds.length ? { SEEDS: seeds.join(',') } : {}) });
+		const host = this.network?.add() ?? null;
+		const ports = host === null ? { http: await freePort(), gossip: await freePort(), transfer: await freePort() } : { http: 3000, gossip: 4000, transfer: 5000 };
+		const place = host === null ? {} : { BIND_ADDR: this.network.address(host) };
+		const seeds = this.nodes.filter((n) => n.child).map((n) => `${n.env.BIND_ADDR ?? '127.0.0.1'}:${n.gossip}`);
+		const env = { ...this.env, ...place, ...(seeds.length ? { SEEDS: seeds.join(',') } : {}) };
+		const node = new Node(id, ports, this.folder, env, host === null ? null : this.network.namespace(host));
 		node.start();
 		this.nodes.push(node);
 		await eventually(`${id} is ready`, () => node.ready(), 60_000).catch((error) => {
@@ -154,6 +170,7 @@ export class Cluster {
 
 	async stop() {
 		for (const node of this.nodes) if (node.child) await node.kill();
+		this.network?.close();
 		rmSync(this.folder, { recursive: true, force: true });
 	}
 }

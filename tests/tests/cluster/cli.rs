@@ -145,7 +145,18 @@ async fn names_are_listed_copied_moved_and_deleted_with_the_right_exit_codes() -
     ensure!(user.json(&["cluster", "ring"])?["roster"]["members"].as_array().map(Vec::len) == Some(3));
     ensure!(user.json(&["version"])?["node"].is_string());
     user.exits(0, &["rm", "-r", "d"])?;
+    let cid = user.json(&["stat", "e"])?["versions"][0]["cid"].as_str().context("a CID")?.to_owned();
     user.exits(0, &["rm", "e"])?;
+    let back = user.json(&["cp", "--cid", &cid, "e", "--content-type", "text/plain"])?;
+    ensure!(back["size"] == 4 && back["cid"] == cid.as_str(), "{back}");
+    ensure!(text(&user.exits(0, &["cat", "e"])?.stdout) == "text");
+    ensure!(user.json(&["stat", "e"])?["versions"][0]["content_type"] == "text/plain");
+    let version = back["version"].as_str().context("a version")?;
+    user.exits(0, &["cp", "e", "f", "--version", version])?;
+    user.exits(3, &["cp", "e", "g", "--version", "node-a.0000000000000001.1"])?;
+    user.exits(2, &["cp", "--cid", "e", "g"])?;
+    user.exits(2, &["cp", "--cid", &cid, "g", "--version", version])?;
+    user.exits(0, &["rm", "e", "f"])?;
     ensure!(user.exits(0, &["ls", "-r"])?.stdout.is_empty());
     println!("cli: every verb, exit codes 0, 3 and 4");
     Ok(())

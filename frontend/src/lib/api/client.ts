@@ -4,6 +4,7 @@ import {
 	Accepted,
 	Cluster,
 	Health,
+	Link,
 	Listing,
 	Located,
 	NodeStatus,
@@ -112,46 +113,42 @@ export async function readAll(name: string, version?: string, signal?: AbortSign
 	return (await request(filePath(name, { version }), { signal })).blob();
 }
 
-/** Whether the browser may use a file's address by itself: it cannot send the token. */
-export const canLink = (): boolean => currentToken() === null;
-
-/** The bytes of a file as they come. */
-export async function stream(name: string, version?: string, signal?: AbortSignal): Promise<ReadableStream<Uint8Array>> {
-	const response = await request(filePath(name, { version }), { signal });
-	return response.body ?? new Blob([]).stream();
-}
-
-/** A chunk's bytes; who asks checks them against the CID. */
-export async function chunk(cid: string, signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
-	return new Uint8Array(await (await request(`/v1/chunks/${cid}`, { signal, deadlineMs: 60_000 })).arrayBuffer());
-}
-
-/** Stores bytes under a name that must not exist. */
-export async function create(
-	name: string,
-	body: Blob,
-	options: { contentType?: string | null; durability?: Durability } = {}
-): Promise<Receipt> {
-	return json(Receipt, `${filePath(name)}${query({ durability: options.durability })}`, {
-		method: 'PUT',
-		body,
-		headers: {
-			'If-None-Match': '*',
-			...(options.contentType ? { 'Content-Type': options.contentType } : {})
-		},
-		deadlineMs: 0
-	});
-}
-
-const post = <T>(shape: Parameters<typeof json<T>>[0], path: string, body: unknown): Promise<T> =>
+const post = <T>(
+	shape: Parameters<typeof json<T>>[0],
+	path: string,
+	body: unknown,
+	options: { headers?: Record<string, string>; signal?: AbortSignal | undefined } = {}
+): Promise<T> =>
 	json(shape, path, {
 		method: 'POST',
 		body: JSON.stringify(body),
-		headers: { 'Content-Type': 'application/json' }
+		headers: { 'Content-Type': 'application/json', ...options.headers },
+		signal: options.signal
 	});
 
-export const copy = (from: string, to: string, durability: Durability): Promise<Receipt> =>
-	post(Receipt, '/v1/copy', { from, to, durability });
+/** Whether the browser has no token to send along: then a file's plain address is enough. */
+export const isOpen = (): boolean => currentToken() === null;
+
+/**
+ * An address that the browser's own players and downloads can use. They send no token; where one is needed
+ * the node makes an address that opens this file alone, for some minutes.
+ */
+export async function address(
+	name: string,
+	options: { version?: string | undefined; download?: boolean } = {},
+	signal?: AbortSignal
+): Promise<string> {
+	const { version, download } = options;
+	if (isOpen()) return filePath(name, { ...(version ? { version } : {}), ...(download ? { download } : {}) });
+	return (await post(Link, '/v1/links', { name, version, download }, { signal })).url;
+}
+
+/** What a copy reads: the head of a name, a surviving version of it, or what a version had that is gone. */
+export type CopySource = { from: string; version?: string } | { cid: string; content_type?: string | null };
+
+/** Writes `to` from chunks that are there; no byte comes here. Only over `over`, a version, or else no file. */
+export const copy = (source: CopySource, to: string, durability: Durability, over?: string): Promise<Receipt> =>
+	post(Receipt, '/v1/copy', { ...source, to, durability }, { headers: over ? { 'If-Match': `"${over}"` } : { 'If-None-Match': '*' } });
 
 export const move = (from: string, to: string, durability: Durability): Promise<Receipt> =>
 	post(Receipt, '/v1/move', { from, to, durability });
@@ -171,6 +168,12 @@ export const repair = (
 
 export const scrub = (action: 'start' | 'pause' | 'resume', all = true): Promise<Accepted | null> =>
 	ifKnown(post(Accepted, '/v1/scrub', { action, all }));
+
+/** Lets the node that is asked leave. */
+export const leave = (): Promise<Accepted> => post(Accepted, '/v1/cluster/leave', {});
+
+/** Takes a dead member from the roster now. */
+export const forget = (node: string): Promise<Accepted> => post(Accepted, `/v1/cluster/forget/${encodeURIComponent(node)}`, {});
 
 /** Whether the node takes the token that is set: any cheap call that needs it. */
 export async function tokenWorks(): Promise<boolean> {

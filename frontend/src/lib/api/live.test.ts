@@ -5,11 +5,15 @@ import type { Shape } from './shape';
 import * as shapes from './shapes';
 
 const node = process.env.KEPLER_URL;
+/** The CID of one letter a. */
+const A = 'bafkreigks6arfsq3xxfpvqrrwonchxcnu6do76auprhhfomao6c273sixm';
 
 describe.skipIf(!node)('a live node answers in these shapes', () => {
 	const calls: [string, string, Shape<unknown>, RequestInit?][] = [
 		['PUT a file', '/v1/files/shapes/a.txt', shapes.Receipt, { method: 'PUT', body: 'a', headers: { 'Content-Type': 'text/plain' } }],
 		['copy', '/v1/copy', shapes.Receipt, { method: 'POST', body: JSON.stringify({ from: 'shapes/a.txt', to: 'shapes/b.txt' }), headers: { 'Kepler-Client': 't' } }],
+		['copy of a CID', '/v1/copy', shapes.Receipt, { method: 'POST', body: JSON.stringify({ cid: A, content_type: 'text/plain', to: 'shapes/c.txt' }), headers: { 'Kepler-Client': 't' } }],
+		['a link', '/v1/links', shapes.Link, { method: 'POST', body: JSON.stringify({ name: 'shapes/a.txt', download: true }), headers: { 'Kepler-Client': 't' } }],
 		['list', '/v1/files?prefix=shapes/&delimiter=/&limit=1', shapes.Listing],
 		['stat', '/v1/stat/shapes/a.txt', shapes.Stat],
 		['locate', '/v1/locate/shapes/a.txt?if_down=node-b', shapes.Located],

@@ -86,7 +86,9 @@ const RingInfo = object({ version: text, digest: text });
 export const Cluster = object({
 	members: list(Member),
 	ring: RingInfo,
-	roster: maybe(object({ number: number, members: list(text) }))
+	roster: maybe(
+		object({ number: number, members: list(text), replication_factor: maybe(number), forget_after_secs: maybe(number) })
+	)
 });
 export type Cluster = Infer<typeof Cluster>;
 
@@ -183,6 +185,9 @@ export const Accepted = object({
 	nodes: list(object({ node: text, accepted: flag, detail: maybe(text) }))
 });
 export type Accepted = Infer<typeof Accepted>;
+
+export const Link = object({ url: text, expires_in_secs: number });
+export type Link = Infer<typeof Link>;
 
 export const Problem = object({
 	type: text,

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { assemble, cidOf, Damaged, printCid, readLinks } from './cid';
+import { cidOf } from './cid';
 import { digest, sha256 } from './sha256';
 
 interface Vector {
@@ -52,41 +52,4 @@ describe('the CID of a file', () => {
 			expect(cid, JSON.stringify(v)).toBe(v.root);
 		}
 	}, 60_000);
-});
-
-describe('assembling', () => {
-	async function store(data: Uint8Array<ArrayBuffer>, size: number) {
-		const chunks = new Map<string, Uint8Array<ArrayBuffer>>();
-		const links: Uint8Array[] = [];
-		for (let at = 0; at < data.length; at += size) {
-			const leaf = data.slice(at, at + size);
-			const cid = new Uint8Array([1, 0x55, 0x12, 32, ...sha256(leaf)]);
-			links.push(cid);
-			chunks.set(printCid(cid), leaf);
-		}
-		const node = new Uint8Array(links.flatMap((cid) => [0x12, cid.length + 2, 0x0a, cid.length, ...cid]));
-		const root = printCid(new Uint8Array([1, 0x70, 0x12, 32, ...sha256(node)]));
-		chunks.set(root, node);
-		return { root, chunks, node };
-	}
-
-	it('gives back what was cut', async () => {
-		const data = new Uint8Array(1000).map((_, i) => i);
-		const { root, chunks, node } = await store(data, 300);
-		expect(readLinks(node)).toHaveLength(4);
-		const blob = await assemble(root, async (cid) => chunks.get(cid) as Uint8Array<ArrayBuffer>);
-		expect(new Uint8Array(await blob.arrayBuffer())).toEqual(data);
-	});
-
-	it('refuses bytes that are not what their CID says', async () => {
-		const { root, chunks } = await store(new Uint8Array(1000), 300);
-		await expect(
-			assemble(root, async (cid) => (cid === root ? (chunks.get(cid) as Uint8Array<ArrayBuffer>) : new Uint8Array([1])))
-		).rejects.toThrow(Damaged);
-	});
-
-	it('refuses a node that ends in the middle of a field', () => {
-		expect(() => readLinks(new Uint8Array([0x12, 50, 1, 2]))).toThrow(Damaged);
-		expect(() => readLinks(new Uint8Array([0x12]))).toThrow(Damaged);
-	});
 });

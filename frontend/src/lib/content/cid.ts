@@ -1,7 +1,7 @@
 /**
  * CIDs of files, computed here: version 1, sha2-256, raw leaves, balanced UnixFS, as the nodes do it.
  *
- * So the browser can tell whether what it is about to send is there already, and check what it reads.
+ * So the browser can tell whether what it is about to send is there already.
  */
 import { digest } from './sha256';
 
@@ -90,76 +90,4 @@ export async function cidOf(
 		level = above;
 	}
 	return printCid((level[0] as Link).cid);
-}
-
-export class Damaged extends Error {}
-
-/** The CIDs that a dag-pb node links to, in order. */
-export function readLinks(node: Uint8Array): string[] {
-	const links: string[] = [];
-	for (const [tag, body] of fields(node)) {
-		if (tag !== 0x12 || typeof body === 'number') continue;
-		for (const [inner, value] of fields(body)) {
-			if (inner === 0x0a && typeof value !== 'number') links.push(printCid(value));
-		}
-	}
-	return links;
-}
-
-function* fields(bytes: Uint8Array): Generator<[number, Uint8Array | number]> {
-	let at = 0;
-	const number = () => {
-		let [value, scale] = [0, 1];
-		for (;;) {
-			const byte = bytes[at];
-			if (byte === undefined || scale > 2 ** 49) throw new Damaged('a manifest node is damaged');
-			at += 1;
-			value += (byte & 127) * scale;
-			if (byte < 128) return value;
-			scale *= 128;
-		}
-	};
-	while (at < bytes.length) {
-		const tag = number();
-		const value = number();
-		if ((tag & 7) === 0) {
-			yield [tag, value];
-		} else if ((tag & 7) === 2 && at + value <= bytes.length) {
-			yield [tag, bytes.subarray(at, at + value)];
-			at += value;
-		} else throw new Damaged('a manifest node is damaged');
-	}
-}
-
-/**
- * Puts a file together from its chunks, each checked against its CID. This is how a deleted file comes
- * back: its name is gone, its chunks stay for the grace.
- *
- * @throws {Damaged} where bytes are not what their CID says.
- */
-export async function assemble(
-	root: string,
-	fetchChunk: (cid: string) => Promise<Uint8Array<ArrayBuffer>>,
-	onProgress: (bytes: number) => void = () => {}
-): Promise<Blob> {
-	const parts: Blob[] = [];
-	let done = 0;
-	const visit = async (cid: string, depth: number): Promise<void> => {
-		if (depth > 8) throw new Damaged('the manifest is too deep');
-		const bytes = await fetchChunk(cid);
-		const raw = cid.startsWith('bafkrei');
-		if (printCid(cidBytes(raw ? RAW : DAG_PB, await digest(bytes))) !== cid) {
-			throw new Damaged(`chunk ${cid} is damaged`);
-		}
-		if (raw) {
-			// A blob of its own, which the browser may keep on disk.
-			parts.push(new Blob([bytes]));
-			done += bytes.length;
-			onProgress(done);
-			return;
-		}
-		for (const link of readLinks(bytes)) await visit(link, depth + 1);
-	};
-	await visit(root, 0);
-	return new Blob(parts);
 }

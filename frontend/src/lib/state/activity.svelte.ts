@@ -68,6 +68,8 @@ export function describe(event: ClusterEvent): Omit<Entry, 'id' | 'at'> | null {
 				node: event.node
 			};
 		case 'repair_started':
+			// Whom it was for turned out to have everything.
+			if (event.chunks === 0) return null;
 			return {
 				topic: 'repair',
 				tone: 'info',
@@ -75,6 +77,7 @@ export function describe(event: ClusterEvent): Omit<Entry, 'id' | 'at'> | null {
 				node: event.node
 			};
 		case 'repaired':
+			if (event.chunks === 0) return null;
 			return {
 				topic: 'repair',
 				tone: 'good',

@@ -1,20 +1,25 @@
 /**
- * Files deleted from this tab, for as long as they can come back.
+ * Files deleted or replaced from this tab, for as long as they can come back.
  *
- * A deleted name is gone, its chunks stay for the collector's grace. Bringing a file back reads them,
- * checks each against its CID, and stores the file again under its name if that is still free.
+ * The version is gone, its chunks stay for the collector's grace. Bringing it back is a copy of what its CID
+ * names, which the node makes: no byte comes here, and nothing that was written meanwhile is overwritten.
  */
 import { api, ApiError } from '$lib/api';
-import { assemble } from '$lib/content/cid';
 import { settings } from './settings.svelte';
 import { load, save } from './stored';
 
-export interface Deleted {
+/** What a file was. */
+export interface Earlier {
 	name: string;
 	cid: string;
 	size: number;
 	contentType: string | null;
+}
+
+export interface Gone extends Earlier {
 	at: number;
+	/** The version that replaced it; absent where it was deleted. */
+	by?: string | undefined;
 }
 
 /** `GC_GRACE_SECS` by default; the nodes may keep chunks for longer. */
@@ -22,31 +27,50 @@ const GRACE_MS = 3_600_000;
 const MOST = 200;
 
 class Trash {
-	items = $state.raw<Deleted[]>(load('session', 'trash', (v) => (Array.isArray(v) ? (v as Deleted[]) : null)) ?? []);
+	items = $state.raw<Gone[]>(load('session', 'trash', (v) => (Array.isArray(v) ? (v as Gone[]) : null)) ?? []);
 
 	/** Deletes a file, unless it was written anew since it was seen. */
-	async remove(file: { name: string; cid: string; size: number; contentType: string | null; etag: string }): Promise<Deleted> {
+	async remove(file: Earlier & { etag: string }): Promise<Gone> {
 		await api.remove(file.name, { etag: file.etag });
-		const { name, cid, size, contentType } = file;
-		const item = { name, cid, size, contentType, at: Date.now() };
-		this.#keep([item, ...this.items]);
-		return item;
+		return this.#add(file);
 	}
 
-	async restore(item: Deleted, onProgress?: (bytes: number) => void): Promise<void> {
-		const body = await assemble(item.cid, (cid) => api.chunk(cid), onProgress);
+	/** Notes what a file was before the version `by` was written over it. */
+	replaced(file: Earlier, by: string): Gone {
+		return this.#add(file, by);
+	}
+
+	/** Whether what a file was can come back over its present version. */
+	before(name: string, version: string): Gone | null {
+		return this.items.find((item) => item.name === name && item.by === version) ?? null;
+	}
+
+	async restore(item: Gone): Promise<void> {
+		const source = { cid: item.cid, ...(item.contentType ? { content_type: item.contentType } : {}) };
 		try {
-			await api.create(item.name, body, { contentType: item.contentType, durability: settings.durability });
+			await api.copy(source, item.name, settings.durability, item.by);
 		} catch (error) {
-			if (error instanceof ApiError && error.status === 412) {
-				throw new Error('there is a new file of that name already', { cause: error });
+			if (!(error instanceof ApiError)) throw error;
+			if (error.status === 412) {
+				const why = item.by ? 'it was written or deleted since' : 'there is a new file of that name already';
+				throw new Error(why, { cause: error });
+			}
+			if (error.status === 404) {
+				this.#keep(this.items.filter((other) => other !== item));
+				throw new Error('its chunks have been collected: it is gone for good', { cause: error });
 			}
 			throw error;
 		}
 		this.#keep(this.items.filter((other) => other !== item));
 	}
 
-	#keep(items: Deleted[]): void {
+	#add({ name, cid, size, contentType }: Earlier, by?: string): Gone {
+		const item = { name, cid, size, contentType, at: Date.now(), ...(by ? { by } : {}) };
+		this.#keep([item, ...this.items]);
+		return item;
+	}
+
+	#keep(items: Gone[]): void {
 		const now = Date.now();
 		this.items = items.filter((item) => now - item.at < GRACE_MS).slice(0, MOST);
 		save('session', 'trash', this.items);

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Cluster, MemberStatus, NodeStatus } from '$lib/api';
-import { verdict } from './verdict';
+import { inCalm, onlyAway, verdict } from './verdict';
 
 const cluster = (...states: MemberStatus[]): Cluster => ({
 	members: states.map((status, i) => ({
@@ -28,6 +28,26 @@ describe('the verdict', () => {
 		expect(verdict(cluster('alive', 'alive', 'dead'), null, null)?.word).toBe('at-risk');
 		expect(verdict(cluster('alive', 'dead', 'suspect'), null, null)?.word).toBe('unavailable');
 		expect(verdict(cluster('alive', 'alive', 'alive', 'alive', 'dead'), null, null)?.word).toBe('degraded');
+	});
+
+	it('is calm about a member that is gone once everything has its copies without it', () => {
+		const here = cluster('alive', 'alive', 'alive', 'dead');
+		here.roster = { number: 1, members: ['n0', 'n1', 'n2', 'n3'], replication_factor: 3, forget_after_secs: 3600 };
+		const gone = here.members[3]!;
+		gone.last_seen = '2026-03-01T12:00:00.000Z';
+		const nodes = [0, 1, 2, 3].map((i) => ({ node: `n${i}`, answered: i < 3 }));
+		const healed = { status: 'degraded' as const, reasons: ['n3 is dead'], nodes, under_replicated: 0, single_copy: 0, missing: 0, moving: 0, moving_bytes: 0, queue_depth: 0 };
+		const now = Date.parse('2026-03-01T12:10:00.000Z');
+		expect(onlyAway(here, healed)).toEqual([gone]);
+		expect(inCalm([gone], here, now)).toEqual(['Every chunk has its 3 copies again.', 'n3 has been gone for 10 min: it is taken off the roster by itself in 50 min.']);
+		for (const not of [{ under_replicated: 1 }, { moving: 1 }, { missing: 1 }, { status: 'at-risk' as const }, { nodes: nodes.map((n) => ({ ...n, answered: n.node === 'n0' })) }]) {
+			expect(onlyAway(here, { ...healed, ...not }), JSON.stringify(not)).toBeNull();
+		}
+		here.roster.members = ['n0', 'n1', 'n3'];
+		expect(inCalm([gone], here, now)[0]).toContain('on each of the 2 members');
+		expect(inCalm([gone], here, now + 3_600_000)[1]).toContain('is being taken off');
+		here.roster.members = ['n0', 'n1', 'n2'];
+		expect(onlyAway(here, healed)).toBeNull();
 	});
 
 	it('gives the worst reason first', () => {

@@ -1,6 +1,6 @@
 /** One word for the cluster and why: the node's own where it says one, else what its members show. */
-import type { Cluster, Health, HealthWord, NodeStatus } from '$lib/api';
-import { plural } from '$lib/format/format';
+import type { Cluster, Health, HealthWord, Member, NodeStatus } from '$lib/api';
+import { duration, plural } from '$lib/format/format';
 
 export interface Verdict {
 	word: HealthWord;
@@ -22,6 +22,39 @@ export const MEANINGS: Record<HealthWord, string> = {
 };
 
 export const GLYPHS: Record<HealthWord, string> = { ok: 'check', degraded: 'wait', 'at-risk': 'warn', unavailable: 'cross' };
+
+/**
+ * The dead members that are still on the roster, where their absence is all that is wrong: every chunk has
+ * found its copies without them. Null where something else is the matter.
+ */
+export function onlyAway(cluster: Cluster | null, health: Health | null): Member[] | null {
+	const roster = cluster?.roster?.members;
+	if (!cluster || !roster || health?.status !== 'degraded') return null;
+	const away = cluster.members.filter((m) => m.status === 'dead' && roster.includes(m.id));
+	const rest = health.nodes.filter((n) => !away.some((m) => m.id === n.node));
+	const settled = health.under_replicated + health.single_copy + health.missing + health.moving === 0;
+	const well = rest.every((n) => n.answered && !n.paused && !n.breaker && !n.scrub?.paused);
+	return away.length > 0 && settled && well ? away : null;
+}
+
+/** That, in sentences. `now` in milliseconds. */
+export function inCalm(away: Member[], cluster: Cluster, now: number): string[] {
+	const roster = cluster.roster;
+	const wanted = roster?.replication_factor || 3;
+	const here = (roster?.members.length ?? 0) - away.length;
+	const first =
+		here >= wanted
+			? `Every chunk has its ${plural(wanted, 'copy', 'copies')} again.`
+			: `Every chunk is on each of the ${plural(here, 'member')} that are here. For ${plural(wanted, 'copy', 'copies')} of it, bring back who is gone or add a node.`;
+	const each = away.map((member) => {
+		if (!member.last_seen) return `${member.id} has been gone since before this node started.`;
+		const gone = Math.max(0, (now - Date.parse(member.last_seen)) / 1000);
+		const left = (roster?.forget_after_secs || Infinity) - gone;
+		const then = !Number.isFinite(left) ? '' : left > 0 ? `: it is taken off the roster by itself in ${duration(left)}` : ': it is being taken off the roster';
+		return `${member.id} has been gone for ${duration(gone)}${then}.`;
+	});
+	return [first, ...each];
+}
 
 export function verdict(cluster: Cluster | null, status: NodeStatus | null, health: Health | null): Verdict | null {
 	if (health) return { word: health.status, reasons: health.reasons };

@@ -17,7 +17,7 @@ fn check_one(version: Version, pairs: &[(&'static str, &str)], local: &str) -> R
         route: Some(Route::Ring),
         local: local.parse().unwrap(),
     };
-    check(&head, &["kepler.example".parse().unwrap()], &Access::default(), 1 << 10)
+    check(&head, &["kepler.example".parse().unwrap()], &Door::default(), 1 << 10)
 }
 
 #[test]

@@ -207,11 +207,59 @@ async fn listing_copying_moving_and_stat_speak_json() {
     ] {
         assert_eq!(gateway.post("/v1/copy", body).await.problem(), problem, "{body}");
     }
+    let refused =
+        gateway.post("/v1/move", r#"{"from":"e","to":"f","version":"node-a.00000000000000ab.1"}"#).await;
+    assert_eq!(refused.problem(), p(400, "bad-parameter"));
     let long = format!("{{\"from\":\"{}\"}}", "x".repeat(70_000));
     assert_eq!(gateway.post("/v1/copy", &long).await.problem(), p(413, "too-large"));
 
     assert_eq!(gateway.get("/v1/stat/e").await.json()["consistency"], "majority");
     assert_eq!(gateway.get("/v1/stat/none").await.problem(), p(404, "not-found"));
+}
+
+#[tokio::test]
+async fn a_copy_reads_a_version_or_a_cid_and_is_conditional() {
+    let gateway = gateway().await;
+    gateway.send("PUT /v1/files/a HTTP/1.1\r\nContent-Type: text/plain", "old").await;
+    let head = gateway.get("/v1/files/a").await;
+    let (cid, etag) =
+        (head.header("kepler-cid").unwrap().to_owned(), head.header("etag").unwrap().to_owned());
+    let version = etag.trim_matches('"');
+    let copy = async |headers: &str, body: String| {
+        gateway.send(&format!("POST /v1/copy HTTP/1.1\r\nKepler-Client: x{headers}"), body).await
+    };
+
+    let same = copy("", format!(r#"{{"from":"a","version":"{version}","to":"a"}}"#)).await;
+    assert_eq!(same.status, 200, "a version may become the head of its own name: {same:?}");
+    let stale = copy("", format!(r#"{{"from":"a","version":"{version}","to":"b"}}"#)).await;
+    assert_eq!(stale.problem(), p(404, "not-found"));
+
+    let by_cid = format!(r#"{{"cid":"{cid}","content_type":"image/png","to":"b"}}"#);
+    assert_eq!(copy("\r\nIf-None-Match: *", by_cid.clone()).await.status, 200);
+    let copied = gateway.get("/v1/files/b").await;
+    assert_eq!((copied.body.as_slice(), copied.header("content-type")), (&b"old"[..], Some("image/png")));
+    let refused = copy("\r\nIf-None-Match: *", by_cid.clone()).await;
+    assert_eq!(refused.problem(), p(412, "precondition-failed"));
+    assert_eq!(copy(&format!("\r\nIf-Match: {etag}"), by_cid.clone()).await.status, 412);
+    let now = copied.header("etag").unwrap().to_owned();
+    assert_eq!(copy(&format!("\r\nIf-Match: {now}"), by_cid).await.status, 200);
+
+    let gone = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
+    let collected = copy("", format!(r#"{{"cid":"{gone}","to":"c"}}"#)).await;
+    assert_eq!(collected.problem(), p(404, "not-found"));
+    assert!(collected.json()["detail"].as_str().unwrap().contains("collected"), "{collected:?}");
+    for body in [
+        format!(r#"{{"from":"a","cid":"{cid}","to":"c"}}"#),
+        format!(r#"{{"cid":"{cid}","version":"{version}","to":"c"}}"#),
+        r#"{"from":"a","content_type":"text/plain","to":"c"}"#.to_owned(),
+        r#"{"from":"a","version":"1","to":"c"}"#.to_owned(),
+        r#"{"cid":"Qm","to":"c"}"#.to_owned(),
+        format!(r#"{{"cid":"{cid}","content_type":"no type","to":"c"}}"#),
+        r#"{"to":"c"}"#.to_owned(),
+    ] {
+        assert_eq!(copy("", body.clone()).await.problem(), p(400, "bad-parameter"), "{body}");
+    }
+    assert_eq!(gateway.files.names(), ["a", "b"]);
 }
 
 #[tokio::test]

@@ -198,16 +198,33 @@ impl Files for Fake {
         Ok(())
     }
 
-    async fn copy(&self, request: api::CopyRequest) -> Result<api::Receipt, WriteError> {
-        let (version, bytes) =
-            self.get(&request.from).map_err(|_| WriteError::NotFound(request.from.to_string()))?;
-        let content_type = version.content.and_then(|c| c.content_type);
-        Ok(self.store(request.to, bytes, content_type, request.durability))
+    async fn copy(&self, copy: Copy) -> Result<api::Receipt, WriteError> {
+        let (bytes, content_type) = match copy.from {
+            CopySource::Name(name, version) => {
+                let (found, bytes) = self.get(&name).map_err(|_| WriteError::NotFound(name.to_string()))?;
+                if version.is_some_and(|dot| dot != found.dot) {
+                    return Err(WriteError::NotFound(name.to_string()));
+                }
+                (bytes, found.content.and_then(|c| c.content_type))
+            }
+            CopySource::Content { root, content_type } => {
+                let chunk = self.chunk(root).await.map_err(|_| WriteError::Collected(root))?;
+                (chunk.bytes().clone(), content_type)
+            }
+        };
+        self.check(&copy.to, copy.precondition)?;
+        Ok(self.store(copy.to, bytes, content_type, copy.durability))
     }
 
-    async fn rename(&self, request: api::CopyRequest) -> Result<api::Receipt, WriteError> {
-        let from = request.from.clone();
-        let receipt = self.copy(request).await?;
+    async fn rename(
+        &self,
+        from: Name,
+        to: Name,
+        durability: api::Durability,
+    ) -> Result<api::Receipt, WriteError> {
+        let source = CopySource::Name(from.clone(), None);
+        let receipt =
+            self.copy(Copy { from: source, to, precondition: Precondition::None, durability }).await?;
         self.files.lock().unwrap().remove(&from);
         Ok(receipt)
     }

@@ -2,7 +2,7 @@
 
 use super::client::{Answer, Gateway, p};
 use crate::config::{Anonymous, ApiTokens};
-use crate::gateway::{Access, Config};
+use crate::gateway::{Access, Config, Door};
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -141,6 +141,64 @@ async fn anonymous_reads_are_no_writes() {
             assert_eq!(gateway.send(wrong, "").await.status, 401);
         }
     }
+}
+
+#[tokio::test]
+async fn a_link_reads_its_file_without_a_token_and_does_nothing_else() {
+    let access = || Access { tokens: ApiTokens::parse([TOKEN]).unwrap(), anonymous: Anonymous::None };
+    let door: Door = access().into();
+    let gateway = Gateway::start(Config { access: door.clone(), ..Config::default() }).await;
+    let bearer = format!("\r\nAuthorization: Bearer {TOKEN}");
+    for name in ["a%20b", "c"] {
+        gateway.send(&format!("PUT /v1/files/{name} HTTP/1.1{bearer}"), "0123456789").await;
+    }
+    let link = async |body: &str| {
+        let answer = gateway.send(&format!("POST /v1/links HTTP/1.1{bearer}"), body).await;
+        assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{answer:?}");
+        answer.json()["url"].as_str().unwrap().to_owned()
+    };
+    let url = link(r#"{"name":"a b"}"#).await;
+    assert!(url.starts_with("/v1/files/a%20b?ticket=") && !url.contains(TOKEN), "{url}");
+    let got = gateway.send(&format!("GET {url} HTTP/1.1\r\nRange: bytes=2-4"), "").await;
+    assert_eq!((got.status, got.body.as_slice()), (206, &b"234"[..]));
+    assert!(got.header("cache-control").unwrap().starts_with("private"));
+    assert_eq!(gateway.send(&format!("HEAD {url} HTTP/1.1"), "").await.status, 200);
+    let saved = gateway.get(&link(r#"{"name":"c","download":true}"#).await).await;
+    assert!(saved.header("content-disposition").unwrap().starts_with("attachment;"));
+    let version = saved.header("etag").unwrap().trim_matches('"').to_owned();
+    let of_version = link(&format!(r#"{{"name":"c","version":"{version}"}}"#)).await;
+    assert_eq!(gateway.get(&of_version).await.status, 200);
+
+    // Neither another verb, file, version nor call; and no page of others.
+    let ticket = url.split_once("ticket=").unwrap().1;
+    for (method, path) in [
+        ("PUT", url.clone()),
+        ("DELETE", url.clone()),
+        ("GET", format!("/v1/files/c?ticket={ticket}")),
+        ("GET", format!("{url}&version={version}")),
+        ("GET", of_version.split("&version=").next().unwrap().to_owned()),
+        ("GET", format!("/v1/stat/a%20b?ticket={ticket}")),
+        ("GET", format!("/v1/files?ticket={ticket}")),
+        ("GET", format!("{url}0")),
+        ("GET", format!("{url}&ticket={ticket}")),
+        ("POST", "/v1/links".to_owned()),
+    ] {
+        let answer = gateway.send(&format!("{method} {path} HTTP/1.1\r\nKepler-Client: x"), "").await;
+        assert_eq!(answer.problem(), p(401, "unauthorized"), "{method} {path}");
+    }
+    let foreign = gateway
+        .send(&format!("GET {url} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example"), "")
+        .await;
+    assert_eq!(foreign.problem(), p(403, "foreign-origin"));
+    let wrong = gateway.send(&format!("GET {url} HTTP/1.1\r\nAuthorization: Bearer wrong"), "").await;
+    assert_eq!(wrong.status, 401, "a wrong token is not made good by a ticket");
+    for body in ["", r#"{"name":"/"}"#, r#"{"name":"a","version":"1"}"#, r#"{"name":"a","until":9}"#] {
+        let answer = gateway.send(&format!("POST /v1/links HTTP/1.1{bearer}"), body).await;
+        assert_eq!(answer.status, 400, "{body}");
+    }
+    // Tickets end with the tokens they were drawn with.
+    door.set(access());
+    assert_eq!(gateway.get(&url).await.status, 401);
 }
 
 #[tokio::test]

@@ -369,7 +369,7 @@ impl<'a> Run<'a> {
     ) -> Result<(), Gone> {
         let Some(content) = &version.content else { return Ok(()) };
         self.total.files += 1;
-        let Ok(mut walk) = Dag::new(content, version.dot) else {
+        let Ok(mut walk) = Dag::new(content, Some(version.dot)) else {
             return self.damaged(&version, content.root).await;
         };
         loop {
