@@ -27,13 +27,26 @@ fn healing(seed: u64) -> Options {
     options
 }
 
+/// Members leave for good, are forgotten and given up while all that goes on. Who left has lost its disk, so
+/// nobody else may lose anything.
+fn changing(seed: u64) -> Options {
+    let mut options = healing(seed);
+    (options.budget.losses, options.budget.operators, options.budget.drains) = (0, true, true);
+    options.budget.every = Duration::from_secs(7);
+    options
+}
+
+/// As [`setup`], with members that are given up after a while.
+fn changing_setup() -> Setup {
+    Setup { forget_after: Duration::from_secs(25), drains: true, ..setup() }
+}
+
 fn setup() -> Setup {
     Setup { slow_uploads: true, gc_grace: Duration::from_secs(8), ..Setup::default() }
 }
 
 /// Runs seeds; prints those that break something, shrinks the first of them, and fails.
-fn sweep(title: &str, count: u64, options: impl Fn(u64) -> Options) -> Report {
-    let setup = setup();
+fn sweep(title: &str, count: u64, setup: Setup, options: impl Fn(u64) -> Options) -> Report {
     let mut sum = Report::default();
     let first = number("SEED", 0);
     let mut broken = Vec::new();
@@ -57,8 +70,14 @@ fn sweep(title: &str, count: u64, options: impl Fn(u64) -> Options) -> Report {
 
 #[test]
 fn copies_end_where_they_belong_after_whatever_went_wrong() {
-    let sum = sweep("healing", SEEDS, healing);
+    let sum = sweep("healing", SEEDS, setup(), healing);
     assert!(sum.copies.iter().all(|count| *count > 100), "hardly anything was healed: {sum}");
+}
+
+#[test]
+fn copies_end_where_they_belong_while_members_leave_and_are_forgotten() {
+    let sum = sweep("changing rosters", SEEDS, changing_setup(), changing);
+    assert!(sum.gone.iter().all(|count| *count > 10), "hardly anybody went: {sum}");
 }
 
 /// What the test above shows to pass without a bug, and within which each bug is found.

@@ -16,16 +16,18 @@ use futures::future::{BoxFuture, Shared};
 use kepler_protocol::api::{self, Bandwidth, NodeHealth};
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
+use kepler_protocol::replica::Operator;
 use kepler_protocol::replicator::message::Question;
 use kepler_protocol::replicator::{self, Action, Input, Replicator};
 use kepler_protocol::roster::{DatabaseId, Roster};
 use kepler_protocol::view::View;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::events::Teller;
 use self::work::Worker;
+use super::catalog::CatalogHandle;
 use super::chunks::Chunks;
 use super::electorate::Electors;
 use crate::gossip;
@@ -43,6 +45,9 @@ const MAX_REPLIES: usize = 1_024;
 
 /// How often what is kept on disk for a time is looked through, and gauges are set.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
+
+/// How often who is drained looks whether the others know all that its catalog knows.
+const LOOK_WHETHER_TO_LEAVE: Duration = Duration::from_secs(1);
 
 /// What is wanted of the healer.
 #[derive(Debug)]
@@ -142,6 +147,8 @@ pub struct Parts {
     pub store: Store,
     /// The way to chunks and peers.
     pub chunks: Chunks,
+    /// Asked before this node leaves.
+    pub catalog: CatalogHandle,
     /// The other nodes.
     pub swarm: swarm::Handle,
     /// Told when this node leaves.
@@ -178,6 +185,11 @@ pub struct Healer {
     noted: Shared<BoxFuture<'static, ()>>,
     teller: Teller,
     leaving: bool,
+    catalog: CatalogHandle,
+    /// The catalog is being asked whether this node may leave.
+    asking_to_leave: bool,
+    /// Told when it may.
+    shared: Arc<Notify>,
     /// The databases of the roster by which lost logs were last ended; `None` before it was read.
     bound: Option<BTreeMap<NodeId, DatabaseId>>,
     left: CancellationToken,
@@ -187,8 +199,9 @@ pub struct Healer {
 impl Healer {
     /// A healer that is told what arrives in `inbox`.
     pub fn new(parts: Parts, inbox: Inbox) -> Self {
-        let Parts { config, store, chunks, swarm, gossip, view, electors, events, metrics, tasks, left } =
+        let Parts { config, store, chunks, catalog, swarm, gossip, view, electors, events, metrics, .. } =
             parts;
+        let (tasks, left) = (parts.tasks, parts.left);
         let (sender, inputs) = mpsc::unbounded_channel();
         let me = config.node;
         let machine = Replicator::new(store.now(), config);
@@ -217,6 +230,9 @@ impl Healer {
             noted: std::future::ready(()).boxed().shared(),
             teller: Teller::new(me, events, &metrics),
             leaving: false,
+            catalog,
+            asking_to_leave: false,
+            shared: Arc::new(Notify::new()),
             bound: None,
             left,
             tasks,
@@ -235,6 +251,7 @@ impl Healer {
         let mut tidy = tokio::time::interval(TIDY_EVERY);
         tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut inbox_lives = true;
+        let shared = self.shared.clone();
         loop {
             self.carry_out();
             let now = self.worker.store.now();
@@ -261,6 +278,7 @@ impl Healer {
                 () = tokio::time::sleep(due.unwrap_or(TIDY_EVERY)), if due.is_some() => {
                     self.machine.handle_timeout(self.worker.store.now());
                 }
+                () = shared.notified() => self.all_is_shared(),
                 _ = tidy.tick() => self.tidy().await,
             }
         }
@@ -369,10 +387,33 @@ impl Healer {
         }
     }
 
-    /// Everything has its copies elsewhere: says so for good, and ends the process.
+    /// Everything has its copies elsewhere: once the others know all that this node's catalog knows too,
+    /// it may leave.
     fn drained(&mut self) {
-        if !self.leaving || self.left.is_cancelled() {
+        if !self.leaving || std::mem::replace(&mut self.asking_to_leave, true) {
             return;
+        }
+        info!("every chunk has its copies elsewhere");
+        let (catalog, shared) = (self.catalog.clone(), self.shared.clone());
+        self.tasks.spawn(async move {
+            while let Err(refused) = catalog.operate(Operator::Leave).await {
+                let Some(reason) = refused else { return };
+                debug!(%reason, "not leaving yet");
+                tokio::time::sleep(LOOK_WHETHER_TO_LEAVE).await;
+            }
+            shared.notify_one();
+        });
+    }
+
+    /// The others know all that this node knows: says that it has left, and ends the process, unless a chunk
+    /// came meanwhile.
+    fn all_is_shared(&mut self) {
+        self.asking_to_leave = false;
+        if self.left.is_cancelled() {
+            return;
+        }
+        if !self.machine.is_drained() {
+            return info!("a chunk came that has no copies elsewhere yet");
         }
         info!("left: every chunk has its copies elsewhere");
         let (store, left) = (self.worker.store.clone(), self.left.clone());

@@ -94,11 +94,13 @@ impl Placement {
 
     /// Takes a roster.
     pub fn handle_roster(&mut self, now: Instant, roster: Roster) -> Change {
-        // N may be another: what was counted under the old one is void.
-        let moved = self.roster.as_ref().is_none_or(|old| old.replicas() != roster.replicas());
+        let (known, needed) = (self.roster.is_some(), self.receipts_needed());
+        let replicas = self.replicas();
         self.last_death.retain(|id, _| roster.members.contains_key(id));
         self.known.retain(|id| roster.members.contains_key(id));
         self.roster = Some(roster);
+        // N may be another, or what N will be without those who leave: what was counted or asked before is void.
+        let moved = !known || self.replicas() != replicas || self.receipts_needed() != needed;
         self.epoch += u64::from(moved);
         let mut change = self.advance(now);
         change.rings |= moved;

@@ -66,6 +66,12 @@ pub struct Setup {
     pub gc_grace: Duration,
     /// `INVENTORY_INTERVAL_SECS`.
     pub inventory_interval: Duration,
+    /// The cap of background traffic, in bytes a second, when a process starts.
+    pub cap: u64,
+    /// Whether who leaves drains before: without it only what becomes of names is looked at.
+    pub drains: bool,
+    /// Planted here: who is drained does not ask whether the others know all that its catalog knows.
+    pub leaves_unshared: bool,
     /// Whether some uploads take so long that a grace ends while they are under way.
     pub slow_uploads: bool,
     /// Planted in the replicator and its store.
@@ -86,6 +92,9 @@ impl Default for Setup {
             handoff_grace: Duration::from_secs(20),
             gc_grace: Duration::from_secs(15),
             inventory_interval: Duration::from_secs(20),
+            cap: 4 << 20,
+            drains: false,
+            leaves_unshared: false,
             slow_uploads: false,
             heal: replicator::Faults::default(),
         }
@@ -106,6 +115,8 @@ pub struct Room {
     stored: Vec<Version>,
     shelf: Shelf,
     backup_shelf: Shelf,
+    /// Kept in the database: this node was told to leave.
+    leaving: bool,
     witness: Witness,
 }
 
@@ -169,12 +180,14 @@ impl Durable for Room {
     fn restore(&mut self) {
         self.db = std::mem::take(&mut self.backup);
         self.shelf = std::mem::take(&mut self.backup_shelf);
+        self.leaving = false;
         self.witness.restore();
     }
 
     fn lose_database(&mut self) {
         self.db = MemoryStorage::new();
         self.peers.clear();
+        self.leaving = false;
         self.rebuild_shelf();
     }
 
@@ -214,6 +227,18 @@ impl Durable for Room {
 
     fn take_broken(&mut self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.witness.broken)
+    }
+
+    fn known(&self) -> Vec<Version> {
+        self.db.all_survivors().map(|s| s.version.clone()).collect()
+    }
+
+    fn busiest(&self) -> u64 {
+        self.witness.busiest
+    }
+
+    fn forgotten(&self) -> u64 {
+        self.witness.forgotten
     }
 
     fn pushed(&self) -> u64 {
@@ -667,9 +692,14 @@ impl Node {
                 }
             }
             Input::Operator(Word::Leave) => {
-                self.swim.leave();
-                self.leave_at = Some(now);
+                let alone = self.members().len() < 2;
+                if self.setup.drains && (alone || self.replica.council().standing().is_err()) {
+                    return Ok(());
+                }
+                room.leaving = self.setup.drains;
+                self.begin_to_leave(now);
             }
+            Input::Operator(Word::Cap(cap)) => self.heal_cap(room, now, cap),
             Input::Operator(Word::Forget(place)) => {
                 let word = Operator::Forget(self.seat.ids[place]);
                 self.replica.handle(&mut room.db, now, replica::Input::Operator(OPERATOR, word))?;
@@ -682,8 +712,13 @@ impl Node {
             Input::Timeout => {
                 if self.leave_at.is_some_and(|at| at <= now) {
                     self.leave_at = Some(now + LOOK_WHETHER_TO_LEAVE);
-                    let word = replica::Input::Operator(LEAVE, Operator::Leave);
-                    self.replica.handle(&mut room.db, now, word)?;
+                    let drained = !self.setup.drains || self.healing.machine.is_drained();
+                    if drained && self.setup.leaves_unshared {
+                        self.has_left = true;
+                    } else if drained {
+                        let word = replica::Input::Operator(LEAVE, Operator::Leave);
+                        self.replica.handle(&mut room.db, now, word)?;
+                    }
                 }
                 self.swim.handle_timeout(now);
                 if self.replica.poll_timeout().is_some_and(|at| at <= now) {
@@ -751,9 +786,15 @@ impl Node {
             }
         }
         if std::mem::take(&mut self.has_left) {
+            room.leaving = false;
             self.outputs.push_back(Output::Exit);
         }
         Ok(())
+    }
+
+    fn begin_to_leave(&mut self, now: Instant) {
+        self.swim.leave();
+        self.leave_at = Some(now);
     }
 
     /// Tells membership what to say, and the others what it heard.
@@ -808,7 +849,9 @@ impl Node {
                 }
             }
             replica::Output::Operated(LEAVE, Ok(())) => self.has_left = true,
+            replica::Output::Operated(OPERATOR, Ok(())) => room.witness.forgotten += 1,
             replica::Output::Roster(roster) => {
+                self.healing.forget_removed(&roster);
                 self.healing.machine.handle(clocks.now, replicator::Input::Roster(roster));
             }
             replica::Output::Ready(ready) => {
@@ -912,6 +955,7 @@ impl Process for Node {
             stored: Vec::new(),
             shelf: Shelf::default(),
             backup_shelf: Shelf::default(),
+            leaving: false,
             witness: Witness::default(),
         }
     }
@@ -1000,6 +1044,9 @@ impl Process for Node {
             outputs: VecDeque::new(),
             seat,
         };
+        if room.leaving {
+            node.begin_to_leave(clocks.now);
+        }
         let opened = (|| {
             node.settle(room, clocks)?;
             node.replica.before_commit(&mut room.db)
@@ -1095,6 +1142,16 @@ impl Process for Node {
 
     fn roster(&self) -> Option<u64> {
         self.replica.council().roster().map(|roster| roster.number)
+    }
+
+    fn members(&self) -> BTreeSet<Place> {
+        let roster = self.replica.council().roster();
+        let ids = roster.into_iter().flat_map(|roster| roster.members.keys());
+        ids.filter_map(|id| self.place_of(id)).collect()
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leave_at.is_some()
     }
 
     fn replicas(&self) -> usize {

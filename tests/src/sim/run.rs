@@ -125,6 +125,10 @@ pub struct Report {
     pub events: u64,
     /// Copies sent in the background; superfluous and unreferenced ones deleted.
     pub copies: [u64; 3],
+    /// Members that left, that were forgotten, and that were taken off the roster because they were dead for long.
+    pub gone: [u64; 3],
+    /// The most that a node sent in the background within a second, in percent of its cap.
+    pub busiest: u64,
     /// Lines of JSON: what clients saw.
     pub history: String,
 }
@@ -146,6 +150,10 @@ impl Report {
         for (sum, more) in self.copies.iter_mut().zip(other.copies) {
             *sum += more;
         }
+        for (sum, more) in self.gone.iter_mut().zip(other.gone) {
+            *sum += more;
+        }
+        self.busiest = self.busiest.max(other.busiest);
     }
 }
 
@@ -157,7 +165,7 @@ impl fmt::Display for Report {
             f,
             "{hours:.2} h simulated, {} faults, {} operations ({ok} ok, {fail} failed, {unknown} unknown), \
              {} rosters, {} messages ({} lost or doubled), {} forged, {} events, {} copies sent, {} released, \
-             {} collected, {} violations",
+             {} collected, {} left, {} forgotten, {} given up, {} % of the cap at most in a second, {} violations",
             self.faults,
             ok + fail + unknown,
             self.rosters,
@@ -168,6 +176,10 @@ impl fmt::Display for Report {
             self.copies[0],
             self.copies[1],
             self.copies[2],
+            self.gone[0],
+            self.gone[1],
+            self.gone[2],
+            self.busiest,
             self.violations.len(),
         )
     }
@@ -191,6 +203,9 @@ const COPIED_WITHIN: Duration = Duration::from_secs(60);
 /// How long copies may take to be nowhere else: a promise that was just given holds for two
 /// minutes, and a copy that comes late has its grace before it.
 const PLACED_WITHIN: Duration = Duration::from_secs(360);
+
+/// How long who leaves may take once everything is healed: what it has just promised it keeps for two minutes.
+const LEFT_WITHIN: Duration = Duration::from_secs(240);
 
 /// For how long nothing may be sent in the background then.
 const QUIET: Duration = Duration::from_secs(45);
@@ -223,6 +238,13 @@ pub struct Run<P: Process> {
     healed: bool,
     /// Superfluous and unreferenced copies deleted.
     deleted: [u64; 2],
+    /// The greatest roster so far.
+    members: (u64, BTreeSet<Place>),
+    /// Members that left, and that were taken off a roster for whatever reason.
+    left: u64,
+    removed: u64,
+    /// Of disks that were thrown away since.
+    thrown: (u64, u64, u64),
     /// All is healed: whatever was promised can be read.
     verifying: bool,
 }
@@ -288,6 +310,10 @@ impl<P: Process> Run<P> {
             injected: 0,
             healed: false,
             deleted: [0; 2],
+            members: (0, BTreeSet::new()),
+            left: 0,
+            removed: 0,
+            thrown: (0, 0, 0),
             verifying: false,
         }
     }
@@ -352,6 +378,9 @@ impl<P: Process> Run<P> {
 
     /// Every node is ready and takes a write, and then all catalogs are equal.
     fn liveness(&mut self) -> Result<(), Violation> {
+        if self.plan.options.heal {
+            self.until_left()?;
+        }
         self.until_ready("healing", self.plan.options.nodes)?;
         self.advance(Duration::from_secs(2));
         for place in 0..self.plan.options.nodes {
@@ -387,6 +416,22 @@ impl<P: Process> Run<P> {
         }
     }
 
+    /// Who is leaving leaves.
+    fn until_left(&mut self) -> Result<(), Violation> {
+        let deadline = self.world.now() + LEFT_WITHIN;
+        loop {
+            let leaves = |place: &Place| {
+                self.world.nodes[*place].process.as_ref().is_some_and(|process| process.is_leaving())
+            };
+            let Some(place) = (0..self.plan.options.nodes).find(leaves) else { return Ok(()) };
+            if self.world.now() >= deadline {
+                let detail = format!("n{place} does not get to leave\n{}", self.states());
+                return Err(self.violation("I17", detail));
+            }
+            self.advance(LOOK);
+        }
+    }
+
     /// Every chunk is where it belongs and nowhere else, and then nothing moves any more.
     fn placement(&mut self) -> Result<(), Violation> {
         let healed = self.world.now();
@@ -408,7 +453,7 @@ impl<P: Process> Run<P> {
     }
 
     fn pushed(&self) -> u64 {
-        self.world.nodes.iter().map(|node| node.durable.pushed()).sum()
+        self.thrown.0 + self.world.nodes.iter().map(|node| node.durable.pushed()).sum::<u64>()
     }
 
     /// Who owns a chunk now that all agree.
@@ -469,8 +514,8 @@ impl<P: Process> Run<P> {
 
     /// A node decided to delete a copy. I8: N others have theirs, with its references. I7: nothing needs it.
     fn deleted(&mut self, place: Place, deleted: &Deleted) {
-        // Who leaves has no grace, and need not find N others where there are fewer.
-        if self.leaving.contains_key(&place) {
+        // Where who leaves does not drain, its disk is not looked at.
+        if !self.plan.options.heal && self.leaving.contains_key(&place) {
             return;
         }
         let Deleted { chunk, dots, collected, replicas } = deleted;
@@ -570,6 +615,8 @@ impl<P: Process> Run<P> {
         }
         let traffic = self.world.network.traffic;
         let pushed = self.pushed();
+        let forgotten = self.world.nodes.iter().map(|n| n.durable.forgotten()).sum::<u64>() + self.thrown.1;
+        let busiest = self.world.nodes.iter().map(|n| n.durable.busiest()).fold(self.thrown.2, u64::max);
         Report {
             violations: self.ledger.violations,
             trace: self.world.trace.value(),
@@ -583,6 +630,8 @@ impl<P: Process> Run<P> {
             rosters: self.world.nodes.iter().filter_map(|n| n.process.as_ref()?.roster()).max().unwrap_or(0),
             events: self.world.counts.events,
             copies: [pushed, self.deleted[0], self.deleted[1]],
+            gone: [self.left, forgotten, self.removed.saturating_sub(self.left + forgotten)],
+            busiest,
             history: history.to_json_lines(),
         }
     }
@@ -653,6 +702,10 @@ impl<P: Process> Run<P> {
                     self.ledger.violations.push(self.violation("I19", detail));
                 }
                 Happening::Left(place) => {
+                    self.left += 1;
+                    if self.plan.options.heal {
+                        self.throw_away(place);
+                    }
                     let away = self.leaving.remove(&place).unwrap_or(Duration::from_secs(1));
                     let away = if self.healed { Duration::from_secs(1) } else { away };
                     self.world.mark(self.world.now() + away, RESTART + place as u64);
@@ -665,13 +718,46 @@ impl<P: Process> Run<P> {
         }
     }
 
+    /// Who left had nothing that others lack; its disk is thrown away.
+    fn throw_away(&mut self, place: Place) {
+        let node = &self.world.nodes[place];
+        let others = || self.world.nodes.iter().enumerate().filter(|(other, _)| *other != place);
+        let mut broken = Vec::new();
+        for version in node.durable.known() {
+            if !others().any(|(_, other)| other.durable.knows(&version)) {
+                broken.push(("I1", format!("{} left, and nobody else knows {}", node.id, version.dot)));
+            }
+        }
+        let staying = others().filter(|(_, other)| other.process.as_ref().is_none_or(|p| !p.is_leaving()));
+        let wanted = staying.count().min(3);
+        let live = self.ledger.stored.values().filter(|v| !self.ledger.superseded.contains(&v.dot));
+        for version in live.filter(|version| self.is_promised(version)) {
+            let Some(root) = version.content.as_ref().map(|content| content.root) else { continue };
+            for chunk in [root, shared_of(&root)].iter().filter(|chunk| node.durable.holds(chunk)) {
+                let holders: Vec<Place> =
+                    others().filter(|(_, o)| o.durable.holds(chunk)).map(|(other, _)| other).collect();
+                if holders.len() < wanted {
+                    let (id, dot) = (node.id, version.dot);
+                    broken.push(("I8", format!("{id} left with {chunk} of {dot}, which {holders:?} have")));
+                }
+            }
+        }
+        let durable = &node.durable;
+        self.thrown.0 += durable.pushed();
+        self.thrown.1 += durable.forgotten();
+        self.thrown.2 = self.thrown.2.max(durable.busiest());
+        for (invariant, detail) in broken {
+            self.ledger.violations.push(self.violation(invariant, detail));
+        }
+        self.world.wipe(place);
+    }
+
     fn stepped(&mut self, place: Place) {
         let now = self.world.now();
         for version in self.world.nodes[place].durable.take_stored() {
             self.ledger.stored(self.plan.options.seed, now, version);
         }
-        let leaving = self.leaving.contains_key(&place);
-        // Who leaves has no grace.
+        let leaving = !self.plan.options.heal && self.leaving.contains_key(&place);
         for (invariant, detail) in
             self.world.nodes[place].durable.take_broken().into_iter().filter(|_| !leaving)
         {
@@ -679,6 +765,14 @@ impl<P: Process> Run<P> {
         }
         for deleted in self.world.nodes[place].durable.take_deleted() {
             self.deleted(place, &deleted);
+        }
+        if let Some(process) = &self.world.nodes[place].process
+            && let Some(number) = process.roster()
+            && number > self.members.0
+        {
+            let members = process.members();
+            self.removed += self.members.1.difference(&members).count() as u64;
+            self.members = (number, members);
         }
     }
 
@@ -852,14 +946,24 @@ impl<P: Process> Run<P> {
                 self.later(index, time);
             }
             Fault::Leave { place, away } => {
-                if self.world.is_up(place) {
+                if self.world.is_up(place) && self.may_leave(place) {
                     self.leaving.insert(place, away);
                     self.world.operate(place, Word::Leave);
                 }
             }
             Fault::Forget { place, by } => self.world.operate(by, Word::Forget(place)),
+            Fault::Cap { place, cap } => self.world.operate(place, Word::Cap(cap)),
             Fault::Backup { place } => self.world.nodes[place].durable.back_up(),
         }
+    }
+
+    /// Where who leaves drains, two members stay who do not.
+    fn may_leave(&self, place: Place) -> bool {
+        let stays = |at: &Place| {
+            let process = self.world.nodes[*at].process.as_ref();
+            *at != place && !self.leaving.contains_key(at) && process.is_none_or(|p| !p.is_leaving())
+        };
+        !self.plan.options.heal || self.members.1.iter().filter(|at| stays(at)).count() >= 2
     }
 
     fn undo(&mut self, index: usize) {
@@ -879,6 +983,7 @@ impl<P: Process> Run<P> {
             Fault::Clock { .. }
             | Fault::DiskErrors { .. }
             | Fault::Backup { .. }
+            | Fault::Cap { .. }
             | Fault::Leave { .. }
             | Fault::Forget { .. } => {}
         }
