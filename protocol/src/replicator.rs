@@ -448,7 +448,9 @@ impl Replicator {
                 let id = self.id(Call::Fetch(chunk));
                 self.actions.push_back(Action::Fetch { id, chunk, from });
             }
-            let may = self.ready || self.config.faults.collect_when_cut_off;
+            // Whom the others removed while it was leaving is never ready again. The receipts it needs are theirs.
+            let last = self.placement.is_leaving() && self.placement.is_removed();
+            let may = self.ready || last || self.config.faults.collect_when_cut_off;
             if may && (!self.breaker() || self.config.faults.breaker_ignored) {
                 self.delete();
             }

@@ -9,6 +9,7 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -65,21 +66,28 @@ enum Command {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     throttle: Throttle,
+    leaving: Arc<AtomicBool>,
 }
 
 /// Where what a [`Handle`] is told arrives.
-pub struct Inbox(mpsc::Receiver<Command>);
+pub struct Inbox(mpsc::Receiver<Command>, Arc<AtomicBool>);
 
 impl Handle {
     /// A handle, and where its commands arrive.
     pub fn new(throttle: Throttle) -> (Self, Inbox) {
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
-        (Self { commands, throttle }, Inbox(receiver))
+        let leaving = Arc::new(AtomicBool::new(false));
+        (Self { commands, throttle, leaving: Arc::clone(&leaving) }, Inbox(receiver, leaving))
     }
 
     /// How healed this node is; without its replication queue.
     pub async fn health(&self) -> Option<NodeHealth> {
         self.ask(Command::Health).await
+    }
+
+    /// Whether this node was told to leave.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Hurries or pauses the scrub.
@@ -184,7 +192,7 @@ pub struct Healer {
     /// Done once all marks handed over so far are on disk.
     noted: Shared<BoxFuture<'static, ()>>,
     teller: Teller,
-    leaving: bool,
+    leaving: Arc<AtomicBool>,
     catalog: CatalogHandle,
     /// The catalog is being asked whether this node may leave.
     asking_to_leave: bool,
@@ -229,7 +237,7 @@ impl Healer {
             next_token: 0,
             noted: std::future::ready(()).boxed().shared(),
             teller: Teller::new(me, events, &metrics),
-            leaving: false,
+            leaving: inbox.1,
             catalog,
             asking_to_leave: false,
             shared: Arc::new(Notify::new()),
@@ -346,8 +354,7 @@ impl Healer {
     }
 
     async fn begin_to_leave(&mut self) {
-        if !self.leaving {
-            self.leaving = true;
+        if !self.leaving.swap(true, Ordering::Relaxed) {
             info!("leaving: this node owns nothing from now on, and hands over what it holds");
             let _ = self.gossip.leave().await;
         }
@@ -390,7 +397,7 @@ impl Healer {
     /// Everything has its copies elsewhere: once the others know all that this node's catalog knows too,
     /// it may leave.
     fn drained(&mut self) {
-        if !self.leaving || std::mem::replace(&mut self.asking_to_leave, true) {
+        if !self.leaving.load(Ordering::Relaxed) || std::mem::replace(&mut self.asking_to_leave, true) {
             return;
         }
         info!("every chunk has its copies elsewhere");

@@ -70,6 +70,7 @@ impl Placement {
 
     /// Takes a view.
     pub fn handle_view(&mut self, now: Instant, view: Arc<View>) -> Change {
+        let needed = self.receipts_needed();
         let before = self.view.replace(view);
         let Some(view) = &self.view else { return Change::default() };
         let dead: BTreeSet<NodeId> =
@@ -83,7 +84,9 @@ impl Placement {
             }
         }
         self.known.extend(view.ring().nodes());
-        let moved = before.is_none_or(|before| before.ring() != view.ring());
+        // Who leaves and dies may come back, so that more receipts are needed than were asked for.
+        let moved =
+            before.is_none_or(|before| before.ring() != view.ring()) || self.receipts_needed() != needed;
         if moved {
             self.epoch += 1;
         }
@@ -224,6 +227,11 @@ impl Placement {
     pub fn is_leaving(&self) -> bool {
         let own = self.view.as_ref().and_then(|view| view.member(&self.me));
         own.is_some_and(|m| m.state == State::Leaving)
+    }
+
+    /// Whether the roster lacks this node.
+    pub fn is_removed(&self) -> bool {
+        self.roster.as_ref().is_some_and(|roster| !roster.members.contains_key(&self.me))
     }
 
     /// When one of these last died, if one did and that is less than `grace` ago.

@@ -189,6 +189,9 @@ impl Default for Budget {
 /// copy that nobody can contradict is the operator's risk.
 const TOLD: Duration = Duration::from_secs(10);
 
+/// The longest that a process stands still.
+const FROZEN: Duration = Duration::from_secs(30);
+
 /// Plans the faults from one instant to another.
 pub fn plan(
     budget: &Budget,
@@ -227,7 +230,8 @@ pub fn plan(
         }
         let fault = match random.u8(0..16) {
             0..4 if budget.processes => Fault::Kill { place, power: random.bool(), down: time },
-            4 if budget.processes => Fault::Freeze { place, time },
+            // Not longer than clients wait: else nobody could tell which of their questions came to something.
+            4 if budget.processes => Fault::Freeze { place, time: time.min(FROZEN) },
             5..8 if budget.network => cut(nodes, time, random),
             8..10 if budget.network => Fault::Lossy {
                 place,

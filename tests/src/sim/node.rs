@@ -604,6 +604,15 @@ impl Node {
             Input::Request { from, token, request: Addressed { request, .. } } => {
                 let node = self.seat.ids[from];
                 match request {
+                    // Who leaves takes nothing that it would have to hand over at once.
+                    Question::Store(..) if room.leaving => {
+                        let response = Reply::Stored(false);
+                        self.outputs.push_back(Output::Response { token, response });
+                    }
+                    Question::Push { .. } if room.leaving => {
+                        let response = Reply::Pushed { stored: false, held: false };
+                        self.outputs.push_back(Output::Response { token, response });
+                    }
                     Question::Store(chunk, dot) => {
                         let folder = !self.setup.no_folder_sync;
                         let response =
@@ -1129,8 +1138,15 @@ impl Process for Node {
             .collect();
         let ring: Vec<NodeId> = self.view.ring().nodes().collect();
         let own = self.swim.view(0).member(&self.seat.id).map(|own| (own.state, own.incarnation));
+        let leaving = if self.is_leaving() {
+            let standing = self.replica.council().standing();
+            let (drained, member) = (self.healing.machine.is_drained(), self.replica.council().is_member());
+            format!(" leaving (drained {drained}, member {member}, {standing:?}, {:?})", self.healing.why())
+        } else {
+            String::new()
+        };
         format!(
-            "{} {own:?} at roster {roster}, ring {ring:?}, members {members:?}, has seen {seen:?}",
+            "{} {own:?}{leaving} at roster {roster}, ring {ring:?}, members {members:?}, has seen {seen:?}",
             self.seat.id
         )
     }
@@ -1165,7 +1181,9 @@ impl Process for Node {
 
     fn uploading(&self) -> Vec<Dot> {
         let slow = self.slow.iter().map(|(_, placing, ..)| placing.dot());
-        self.placements.values().map(|(placing, ..)| placing.dot()).chain(slow).collect()
+        // A `fast` version is in the catalog before its chunks are placed elsewhere, and may be superseded meanwhile.
+        let placed = self.placements.values().filter(|(p, ..)| !matches!(p, Placing::Fast { .. }));
+        placed.map(|(placing, ..)| placing.dot()).chain(slow).collect()
     }
 
     fn keeps(&self, room: &Room, chunk: &ChunkId) -> bool {

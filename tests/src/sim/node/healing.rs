@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
+use kepler_protocol::replicator::health::Health;
 use kepler_protocol::replicator::memory::{Judge, Shelf};
 use kepler_protocol::replicator::message::{Answer, Question as Asked};
 use kepler_protocol::replicator::rules::{Claim, PROMISE, RECEIPT_VALID, Reference};
@@ -221,6 +222,11 @@ impl Healing {
         self.absent.retain(|id, _| roster.members.contains_key(id));
     }
 
+    /// What healing waits for, for whoever looks into a failure.
+    pub fn why(&self) -> Health {
+        self.machine.health(Instant::ZERO)
+    }
+
     fn wait(&mut self, now: Instant, pace: Pace, sending: Sending) {
         let lane = &mut self.lanes[pace as usize];
         if lane.waiting.is_empty() {
@@ -429,17 +435,17 @@ impl Node {
         if young || !roster.members.keys().any(recent) {
             return;
         }
-        let nodes = roster.members.iter().filter(|(id, _)| on(id));
-        let ring = Ring::build(
-            roster.constants.reference_capacity,
-            nodes.map(|(id, entry)| Weighted {
+        let owns = |on: &dyn Fn(&NodeId) -> bool| {
+            let nodes = roster.members.iter().filter(|(id, _)| on(id));
+            let nodes = nodes.map(|(id, entry)| Weighted {
                 id: *id,
                 zone: entry.zone.as_deref(),
                 capacity: entry.capacity,
-            }),
-        );
-        let owners = ring.owners(chunk.key(), roster.replicas());
-        let early = !owners.contains(&to);
+            });
+            let ring = Ring::build(roster.constants.reference_capacity, nodes);
+            ring.owners(chunk.key(), roster.replicas()).contains(&to)
+        };
+        let early = owns(&|id| view.ring().contains(id)) && !owns(&on);
         room.witness.break_if(early, "I5", || {
             let absent: Vec<_> = self.healing.absent.iter().map(|(id, at)| (id, now.since(*at))).collect();
             let ring: Vec<NodeId> = view.ring().nodes().collect();
