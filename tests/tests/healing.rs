@@ -139,6 +139,7 @@ fn planted_bugs_of_leaving_are_found() {
     };
     let missed: Vec<String> = [
         missed("leaving undrained", &["I8"], |setup| setup.heal.leaves_undrained = true),
+        missed("owed copies not aimed anew", &["I5"], |setup| setup.hints_not_aimed = true),
         missed("breaker ignored with changing rosters", &["I20"], |setup| setup.heal.breaker_ignored = true),
     ]
     .into_iter()

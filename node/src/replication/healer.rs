@@ -438,6 +438,12 @@ impl Healer {
         if let Err(error) = self.worker.store.forget_promises().await {
             debug!(%error, "could not forget promises that are over");
         }
+        let store = self.worker.store.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = store.retry_deletions().await {
+                debug!(%error, "could not finish deletions");
+            }
+        });
         self.end_lost_logs().await;
     }
 

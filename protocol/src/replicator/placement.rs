@@ -100,7 +100,9 @@ impl Placement {
         let (known, needed) = (self.roster.is_some(), self.receipts_needed());
         let replicas = self.replicas();
         self.last_death.retain(|id, _| roster.members.contains_key(id));
-        self.known.retain(|id| roster.members.contains_key(id));
+        // Who is on the ring all the while keeps its place, whether it was off the roster for a moment or not.
+        let on_ring = |id: &NodeId| self.view.as_ref().is_some_and(|view| view.ring().contains(id));
+        self.known.retain(|id| roster.members.contains_key(id) || on_ring(id));
         self.roster = Some(roster);
         // N may be another, or what N will be without those who leave: what was counted or asked before is void.
         let moved = !known || self.replicas() != replicas || self.receipts_needed() != needed;

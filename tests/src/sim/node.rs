@@ -5,6 +5,7 @@
 //! that fails takes the process with it.
 
 mod healing;
+mod hints;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +41,7 @@ use super::network::Place;
 use super::process::{Answer, Ask, Broken, Clocks, Deleted, Durable, Input, Output, Process, Seat, Word};
 use super::rng;
 use healing::{CHUNK_BYTES, Healing, Witness};
+use hints::{Delivery, Queue};
 
 /// How a cluster is set up, and which bugs are planted in it.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +74,8 @@ pub struct Setup {
     pub drains: bool,
     /// Planted here: who is drained does not ask whether the others know all that its catalog knows.
     pub leaves_unshared: bool,
+    /// Planted here: what is owed to a node that owns the chunk no more stays owed to it.
+    pub hints_not_aimed: bool,
     /// Whether some uploads take so long that a grace ends while they are under way.
     pub slow_uploads: bool,
     /// Planted in the replicator and its store.
@@ -95,6 +99,7 @@ impl Default for Setup {
             cap: 4 << 20,
             drains: false,
             leaves_unshared: false,
+            hints_not_aimed: false,
             slow_uploads: false,
             heal: replicator::Faults::default(),
         }
@@ -115,7 +120,9 @@ pub struct Room {
     stored: Vec<Version>,
     shelf: Shelf,
     backup_shelf: Shelf,
-    /// Kept in the database: this node was told to leave.
+    /// Kept in the database: what uploads still owe, and whether this node was told to leave.
+    queue: Queue,
+    backup_queue: Queue,
     leaving: bool,
     witness: Witness,
 }
@@ -174,12 +181,14 @@ impl Durable for Room {
     fn back_up(&mut self) {
         self.backup = self.db.clone();
         self.backup_shelf = self.shelf.clone();
+        self.backup_queue = self.queue.clone();
         self.witness.back_up();
     }
 
     fn restore(&mut self) {
         self.db = std::mem::take(&mut self.backup);
         self.shelf = std::mem::take(&mut self.backup_shelf);
+        self.queue = std::mem::take(&mut self.backup_queue);
         self.leaving = false;
         self.witness.restore();
     }
@@ -188,6 +197,7 @@ impl Durable for Room {
         self.db = MemoryStorage::new();
         self.peers.clear();
         self.leaving = false;
+        self.queue = Queue::default();
         self.rebuild_shelf();
     }
 
@@ -235,6 +245,14 @@ impl Durable for Room {
 
     fn busiest(&self) -> u64 {
         self.witness.busiest
+    }
+
+    fn delivered(&self) -> u64 {
+        self.witness.delivered
+    }
+
+    fn owed(&self) -> usize {
+        self.queue.len()
     }
 
     fn forgotten(&self) -> u64 {
@@ -318,6 +336,8 @@ enum Sent {
     Push(ActionId),
     Fetch(u64),
     Read(u64),
+    Gather(hints::Row),
+    Owed(hints::Row),
 }
 
 /// What is placed, and for whom.
@@ -373,6 +393,7 @@ pub struct Node {
     view: Arc<View>,
     roster_ring: (u64, Ring),
     healing: Healing,
+    delivery: Delivery,
     /// When to ask next whether it may leave, once it is to.
     leave_at: Option<Instant>,
     has_left: bool,
@@ -477,6 +498,17 @@ impl Node {
         self.command(room, clocks.now, command, issued)
     }
 
+    /// Who owns a chunk by the ring over the whole roster.
+    fn roster_owners(&mut self, chunk: &ChunkId) -> Vec<NodeId> {
+        let number = self.replica.council().number().unwrap_or(0);
+        if self.roster_ring.0 != number
+            && let Some(roster) = self.replica.council().roster()
+        {
+            self.roster_ring = (number, roster.ring());
+        }
+        self.roster_ring.1.owners(chunk.key(), self.replica.council().replicas())
+    }
+
     fn place(
         &mut self,
         room: &mut Room,
@@ -486,13 +518,7 @@ impl Node {
         durability: Durability,
     ) {
         let replicas = self.replica.council().replicas();
-        let number = self.replica.council().number().unwrap_or(0);
-        if self.roster_ring.0 != number
-            && let Some(roster) = self.replica.council().roster()
-        {
-            self.roster_ring = (number, roster.ring());
-        }
-        let owners = self.roster_ring.1.owners(value.key(), replicas);
+        let owners = self.roster_owners(&value);
         let preference = quorum::candidates(&self.view, value.key(), replicas, &owners);
         let config = quorum::Config::new(durability, replicas);
         let placement =
@@ -523,17 +549,17 @@ impl Node {
 
     /// Takes up what placements came to.
     fn end_placements(&mut self, room: &mut Room, clocks: Clocks) -> Result<bool, StorageError> {
-        let over: Vec<(u64, bool)> = self
-            .placements
-            .iter()
-            .filter_map(|(id, (_, placement, _))| {
-                let outcome = placement.outcome()?;
-                Some((*id, matches!(outcome, quorum::Outcome::Done { .. })))
-            })
-            .collect();
+        let ended = |(id, (_, placement, _)): (&u64, &(Placing, Placement, ChunkId))| {
+            Some((*id, placement.outcome()?.clone()))
+        };
+        let over: Vec<(u64, quorum::Outcome)> = self.placements.iter().filter_map(ended).collect();
         let any = !over.is_empty();
-        for (id, done) in over {
-            let Some((placing, ..)) = self.placements.remove(&id) else { continue };
+        for (id, outcome) in over {
+            let Some((placing, _, chunk)) = self.placements.remove(&id) else { continue };
+            let done = matches!(outcome, quorum::Outcome::Done { .. });
+            if let quorum::Outcome::Done { owed, .. } = outcome {
+                self.owe(room, clocks.now, chunk, placing.dot(), &owed);
+            }
             let (command, issued) = match (placing, done) {
                 (Placing::Shared { operation, dot, value, durability }, true) => {
                     let placing = Placing::Client { operation, dot, value };
@@ -691,6 +717,16 @@ impl Node {
                         let found = response.map(|reply| matches!(reply, Reply::Fetched(true)));
                         self.read_on(room, now, key, found);
                     }
+                    Some(Sent::Gather(row)) => {
+                        let row = *row;
+                        self.sent.remove(&id);
+                        self.gather(room, now, row, matches!(response, Some(Reply::Fetched(true))));
+                    }
+                    Some(Sent::Owed(row)) => {
+                        let row = *row;
+                        self.sent.remove(&id);
+                        self.owed_answered(room, now, row, response);
+                    }
                     Some(Sent::Exchange) => {
                         if let Some(Reply::Exchanged(bytes)) = response {
                             // Another cluster's answer is refused by the machine: nothing to do.
@@ -753,6 +789,7 @@ impl Node {
                         self.place(room, now, placing, value, durability);
                     }
                 }
+                self.pay(room, now);
                 self.heal_timeout(room, now);
             }
         }
@@ -964,6 +1001,8 @@ impl Process for Node {
             stored: Vec::new(),
             shelf: Shelf::default(),
             backup_shelf: Shelf::default(),
+            queue: Queue::default(),
+            backup_queue: Queue::default(),
             leaving: false,
             witness: Witness::default(),
         }
@@ -1031,6 +1070,7 @@ impl Process for Node {
         let mut node = Self {
             setup: *setup,
             healing: Healing::open(setup, seat.id, room, database, clocks.wall.0),
+            delivery: Delivery::new(clocks.now, &room.queue),
             leave_at: None,
             has_left: false,
             reads: BTreeMap::new(),
@@ -1092,6 +1132,7 @@ impl Process for Node {
             .chain([self.next_sweep])
             .chain(self.leave_at)
             .chain(self.healing.poll_timeout())
+            .chain(self.delivery.next)
             .chain(self.slow.front().map(|(due, ..)| *due))
             .min()
     }

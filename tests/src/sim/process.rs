@@ -242,6 +242,14 @@ pub trait Durable {
     fn busiest(&self) -> u64 {
         0
     }
+    /// How many copies it delivered that uploads still owed.
+    fn delivered(&self) -> u64 {
+        0
+    }
+    /// How many copies uploads still owe.
+    fn owed(&self) -> usize {
+        0
+    }
     /// How many members it was asked to have forgotten and agreed to.
     fn forgotten(&self) -> u64 {
         0

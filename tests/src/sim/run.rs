@@ -127,6 +127,8 @@ pub struct Report {
     pub copies: [u64; 3],
     /// Members that left, that were forgotten, and that were taken off the roster because they were dead for long.
     pub gone: [u64; 3],
+    /// Copies delivered that uploads still owed.
+    pub delivered: u64,
     /// The most that a node sent in the background within a second, in percent of its cap.
     pub busiest: u64,
     /// What clients missed of versions that only members knew who were given up: those count as lost.
@@ -157,6 +159,7 @@ impl Report {
         }
         self.busiest = self.busiest.max(other.busiest);
         self.excused += other.excused;
+        self.delivered += other.delivered;
     }
 }
 
@@ -167,7 +170,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "{hours:.2} h simulated, {} faults, {} operations ({ok} ok, {fail} failed, {unknown} unknown), \
-             {} rosters, {} messages ({} lost or doubled), {} forged, {} events, {} copies sent, {} released, \
+             {} rosters, {} messages ({} lost or doubled), {} forged, {} events, {} copies sent, {} owed ones delivered, {} released, \
              {} collected, {} left, {} forgotten, {} given up, {} % of the cap at most in a second, {} excused, {} violations",
             self.faults,
             ok + fail + unknown,
@@ -177,6 +180,7 @@ impl fmt::Display for Report {
             self.forged,
             self.events,
             self.copies[0],
+            self.delivered,
             self.copies[1],
             self.copies[2],
             self.gone[0],
@@ -443,7 +447,7 @@ impl<P: Process> Run<P> {
     fn placement(&mut self) -> Result<(), Violation> {
         let healed = self.world.now();
         let (copied, placed) = (healed + COPIED_WITHIN, healed + PLACED_WITHIN);
-        while let Some(misplaced) = self.lacking().or_else(|| self.misplaced()) {
+        while let Some(misplaced) = self.lacking().or_else(|| self.misplaced()).or_else(|| self.owing()) {
             let late = self.world.now() >= copied && self.lacking().is_some();
             if late || self.world.now() >= placed {
                 let detail = format!("{misplaced}\n{}", self.states());
@@ -489,6 +493,12 @@ impl<P: Process> Run<P> {
             }
         }
         None
+    }
+
+    /// A node that still owes copies, if there is one.
+    fn owing(&self) -> Option<String> {
+        let owes = self.world.nodes.iter().find(|node| node.durable.owed() > 0)?;
+        Some(format!("{} still owes {} copies", owes.id, owes.durable.owed()))
     }
 
     /// A chunk that is where it does not belong, or not where it does, if there is one.
@@ -630,6 +640,7 @@ impl<P: Process> Run<P> {
         }
         let traffic = self.world.network.traffic;
         let pushed = self.pushed();
+        let delivered = self.world.nodes.iter().map(|node| node.durable.delivered()).sum();
         let forgotten = self.world.nodes.iter().map(|n| n.durable.forgotten()).sum::<u64>() + self.thrown.1;
         let busiest = self.world.nodes.iter().map(|n| n.durable.busiest()).fold(self.thrown.2, u64::max);
         Report {
@@ -648,6 +659,7 @@ impl<P: Process> Run<P> {
             gone: [self.left, forgotten, self.removed.saturating_sub(self.left + forgotten)],
             busiest,
             excused,
+            delivered,
             history: history.to_json_lines(),
         }
     }

@@ -21,7 +21,7 @@ use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
 use kepler_protocol::view::{State, View};
 
-use super::{Node, Output, Question, Reply, Room, Sent, Setup, path_of};
+use super::{Node, Output, Question, Reply, Room, Sent, Setup, hints, path_of};
 use crate::sim::disk::Data;
 use crate::sim::process::Deleted;
 
@@ -36,6 +36,9 @@ const FETCH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// From the decision to delete until the file is unlinked: what a crash may fall into.
 const UNLINK_AFTER: Duration = Duration::from_millis(40);
+
+/// When a deletion is tried again that failed.
+const UNLINK_AGAIN: Duration = Duration::from_secs(5);
 
 type Marks = BTreeMap<ChunkId, Duration>;
 
@@ -67,6 +70,8 @@ pub struct Witness {
     pub broken: Vec<(&'static str, String)>,
     /// Copies sent.
     pub pushed: u64,
+    /// Copies delivered that were owed.
+    pub delivered: u64,
     /// Members it agreed to have forgotten.
     pub forgotten: u64,
     /// What this process sent in the background within the last second, and the caps of that time.
@@ -139,7 +144,8 @@ type Unlink = (Instant, ChunkId, Option<(ActionId, u64)>);
 
 /// A chunk that is to be sent, and how many of its bytes are still to be let through.
 struct Sending {
-    id: ActionId,
+    /// The replicator's; none for a copy that is owed.
+    id: Option<ActionId>,
     chunk: ChunkId,
     to: NodeId,
     left: u64,
@@ -176,8 +182,11 @@ impl Healing {
         let faults = setup.heal;
         let passed = room.witness.start(wall);
         room.shelf.pass_down(passed, faults);
+        let mut unlinks = VecDeque::new();
         for chunk in room.shelf.open(Instant::ZERO, faults) {
-            room.unlink(&chunk);
+            if !room.unlink(&chunk) {
+                unlinks.push_back((Instant::ZERO + UNLINK_AGAIN, chunk, None));
+            }
         }
         for chunk in room.whole_files() {
             if room.shelf.row(&chunk).is_none() {
@@ -200,7 +209,7 @@ impl Healing {
             machine: Replicator::new(Instant::ZERO, config),
             config,
             database,
-            unlinks: VecDeque::new(),
+            unlinks,
             throttle,
             lanes: Default::default(),
             fetches: BTreeMap::new(),
@@ -213,7 +222,7 @@ impl Healing {
     /// When something is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let sends = self.lanes.iter().filter(|lane| !lane.waiting.is_empty()).map(|lane| lane.due);
-        let unlinks = self.unlinks.front().map(|(at, ..)| *at);
+        let unlinks = self.unlinks.iter().map(|(at, ..)| *at).min();
         sends.chain(self.machine.poll_timeout()).chain(unlinks).min()
     }
 
@@ -250,15 +259,16 @@ impl Room {
     }
 
     /// Removes a chunk that was marked gone: file, folder entry, row.
-    fn unlink(&mut self, chunk: &ChunkId) {
-        // What fails now is done at the next start.
+    fn unlink(&mut self, chunk: &ChunkId) -> bool {
         let path = path_of(chunk);
         let gone = self.disk.peek(&path).is_none() || self.disk.unlink(&path).is_ok();
         if gone && self.disk.sync_dir("chunks").is_ok() {
             self.shelf.forget(chunk);
             self.witness.surplus.remove(chunk);
             self.witness.unreferenced.remove(chunk);
+            return true;
         }
+        false
     }
 
     /// The database is lost: what the files tell remains.
@@ -273,7 +283,7 @@ impl Room {
     }
 
     /// What a reference is worth, by what this node knows.
-    fn worth(&self, node: &Node, dot: &Dot, faults: Faults) -> Reference {
+    pub(super) fn worth(&self, node: &Node, dot: &Dot, faults: Faults) -> Reference {
         use kepler_protocol::catalog::storage::Storage;
         let survives = self.db.survivor(dot).ok().flatten().is_some();
         Reference::judge(dot, node.replica.catalog().seen(), survives, false, faults)
@@ -356,12 +366,14 @@ impl Node {
 
     /// Does what is due.
     pub(super) fn heal_timeout(&mut self, room: &mut Room, now: Instant) {
-        while let Some((at, chunk, done)) = self.healing.unlinks.front().copied() {
-            if at > now {
-                break;
+        let (due, later) =
+            std::mem::take(&mut self.healing.unlinks).into_iter().partition(|(at, ..)| *at <= now);
+        self.healing.unlinks = later;
+        let due: VecDeque<Unlink> = due;
+        for (_, chunk, done) in due {
+            if !room.unlink(&chunk) {
+                self.healing.unlinks.push_back((now + UNLINK_AGAIN, chunk, None));
             }
-            self.healing.unlinks.pop_front();
-            room.unlink(&chunk);
             if let Some((id, bytes)) = done {
                 self.healing.machine.handle(now, Told::Done { id, done: Done::Released(Ok(bytes)) });
             }
@@ -389,10 +401,12 @@ impl Node {
                         let Some(sending) = self.healing.lanes[pace as usize].waiting.pop_front() else {
                             break;
                         };
-                        if pace == Pace::Full {
-                            self.send(room, now, sending.id, sending.chunk, sending.to);
-                        } else {
-                            self.healing.wait(now, Pace::Full, Sending { left: CHUNK_BYTES, ..sending });
+                        match sending.id {
+                            _ if pace == Pace::Tenth => {
+                                self.healing.wait(now, Pace::Full, Sending { left: CHUNK_BYTES, ..sending });
+                            }
+                            Some(id) => self.send(room, now, id, sending.chunk, sending.to),
+                            None => self.send_owed(now, (sending.to, sending.chunk)),
                         }
                     }
                     Err(at) => {
@@ -402,6 +416,11 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// A copy that is owed waits for the throttle.
+    pub(super) fn heal_owed(&mut self, now: Instant, (to, chunk): hints::Row) {
+        self.healing.wait(now, Pace::Full, Sending { id: None, chunk, to, left: CHUNK_BYTES });
     }
 
     /// An operator changes the cap.
@@ -517,6 +536,11 @@ impl Node {
                 (id, Done::Looked(room.shelf.look(&worth, &items, |chunk| room.is_named(chunk))))
             }
             Action::Promise { id, chunk, dots } => {
+                if room.shelf.has(&chunk) && room.is_named(&chunk) && !room.is_whole(&chunk) {
+                    // Set aside, to be fetched anew; a failure is found again.
+                    let _ = room.disk.unlink(&path_of(&chunk));
+                    self.healing.machine.handle(now, Told::Lost(chunk));
+                }
                 let given = room.is_whole(&chunk) && room.shelf.promise(now, chunk, &dots, faults);
                 if given {
                     room.witness.promised.insert(chunk, room.witness.uptime);
@@ -532,7 +556,7 @@ impl Node {
             }
             Action::Send { id, chunk, to, pace } => {
                 self.witness_move(room, now, &chunk, to);
-                self.healing.wait(now, pace, Sending { id, chunk, to, left: CHUNK_BYTES });
+                self.healing.wait(now, pace, Sending { id: Some(id), chunk, to, left: CHUNK_BYTES });
                 return None;
             }
             Action::Fetch { id, chunk, from } => {
