@@ -103,7 +103,9 @@ const SEEDS: u64 = 40;
 /// Runs the seeds with a bug until one of `invariants` is found to be broken. (What needs nodes that differ
 /// for minutes, or a healer that stalls, is planted in the machine's own tests.)
 fn missed(name: &str, invariants: &[&str], plant: fn(&mut Faults)) -> Option<String> {
-    missed_in(name, invariants, setup(), healing, |setup| plant(&mut setup.heal))
+    // The queue pays what uploads owe before the replicator has to: without it there is more to get wrong.
+    let setup = Setup { queue: false, ..setup() };
+    missed_in(name, invariants, setup, healing, |setup| plant(&mut setup.heal))
 }
 
 fn missed_in(
@@ -139,7 +141,6 @@ fn planted_bugs_of_leaving_are_found() {
     };
     let missed: Vec<String> = [
         missed("leaving undrained", &["I8"], |setup| setup.heal.leaves_undrained = true),
-        missed("owed copies not aimed anew", &["I5"], |setup| setup.hints_not_aimed = true),
         missed("breaker ignored with changing rosters", &["I20"], |setup| setup.heal.breaker_ignored = true),
     ]
     .into_iter()

@@ -74,8 +74,8 @@ pub struct Setup {
     pub drains: bool,
     /// Planted here: who is drained does not ask whether the others know all that its catalog knows.
     pub leaves_unshared: bool,
-    /// Planted here: what is owed to a node that owns the chunk no more stays owed to it.
-    pub hints_not_aimed: bool,
+    /// Whether what uploads still owe is queued; without, all of it is left to the comparison of what is held.
+    pub queue: bool,
     /// Whether some uploads take so long that a grace ends while they are under way.
     pub slow_uploads: bool,
     /// Planted in the replicator and its store.
@@ -99,7 +99,7 @@ impl Default for Setup {
             cap: 4 << 20,
             drains: false,
             leaves_unshared: false,
-            hints_not_aimed: false,
+            queue: true,
             slow_uploads: false,
             heal: replicator::Faults::default(),
         }

@@ -73,6 +73,9 @@ impl Delivery {
 impl Node {
     /// An upload reached its durability and still owes copies.
     pub(super) fn owe(&mut self, room: &mut Room, now: Instant, chunk: ChunkId, dot: Dot, owed: &[NodeId]) {
+        if !self.setup.queue {
+            return;
+        }
         for target in owed {
             room.queue.owe((*target, chunk), [dot]);
         }
@@ -110,7 +113,7 @@ impl Node {
             Some(_) => self.roster_owners(&chunk),
             None => Vec::new(),
         };
-        if let (Aim::Instead(owners), false) = (aim(target, &owners), self.setup.hints_not_aimed) {
+        if let Aim::Instead(owners) = aim(target, &owners) {
             room.queue.paid(&row, &dots);
             for owner in owners {
                 room.queue.owe((owner, chunk), dots.iter().copied());
