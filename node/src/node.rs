@@ -326,6 +326,7 @@ impl Node {
                 },
                 store: store.clone(),
                 chunks: chunks.clone(),
+                catalog: catalog.clone(),
                 swarm: swarm.clone(),
                 gossip: gossip.clone(),
                 view,

@@ -103,6 +103,9 @@ pub enum Refusal {
     /// It did not understand: another version of the software.
     #[error("it does not understand the request")]
     Malformed,
+    /// It is leaving the cluster and would have to hand it over at once.
+    #[error("it is leaving")]
+    Leaving,
     /// It failed in some other way, which its log tells.
     #[error("it failed")]
     Failed,

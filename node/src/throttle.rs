@@ -1,30 +1,18 @@
 //! The one bound on background traffic: every byte of it, in either direction, takes a token first.
 //!
-//! Invariants: within any stretch of time `t` at most `cap * (t + 1/20 s)` bytes pass, so no second
-//! holds more than the cap and a twentieth, which leaves room for framing; tokens are given in the
-//! order they were asked for; a change of the cap counts at once, for whoever waits already too.
-//! Client traffic never comes here.
+//! When how much may pass is decided by [`kepler_protocol::throttle`]. Here: tokens are given in the order they
+//! were asked for; a change of the cap counts at once, for whoever waits already too. Client traffic never comes here.
 
 use std::collections::VecDeque;
-use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota};
+use kepler_protocol::throttle::Throttle as Machine;
+use kepler_protocol::{replicator, time};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Bytes of a background transfer that pass at once.
-pub const PIECE_BYTES: usize = 64 << 10;
-
-/// The smallest cap, in bytes a second: below it transfers would outlast their deadlines.
-pub const MIN_CAP: u64 = 64 << 10;
-
-/// The part of a second whose bytes may pass at once.
-const BURST_PARTS: u32 = 20;
-
-/// Bytes that one token stands for: caps are counted in 32 bits.
-const TOKEN_BYTES: usize = 1 << 10;
+pub use kepler_protocol::throttle::MIN_CAP;
 
 /// What is remembered to tell how much was used.
 const REMEMBERED: Duration = Duration::from_secs(2);
@@ -46,61 +34,15 @@ pub struct Throttle {
 }
 
 struct Inner {
+    /// Where the machine's time begins.
+    origin: Instant,
+    machine: Mutex<Machine>,
+    /// Told of each new cap.
     cap: watch::Sender<u64>,
-    all: Bucket,
-    tenth: Bucket,
+    /// Held by whoever waits for the bucket of all, or of a tenth, so that turns are in order.
+    all: tokio::sync::Mutex<()>,
+    tenth: tokio::sync::Mutex<()>,
     used: Mutex<Used>,
-}
-
-/// One bucket, of a share of the cap.
-struct Bucket {
-    /// Replaced when the cap changes.
-    limiter: watch::Sender<Arc<Limiter>>,
-    /// Held by whoever waits, so that turns are in order.
-    turn: tokio::sync::Mutex<()>,
-}
-
-struct Limiter {
-    tokens: DefaultDirectRateLimiter,
-    burst: NonZeroU32,
-}
-
-impl Limiter {
-    /// `rate` bytes a second.
-    fn new(rate: u64) -> Arc<Self> {
-        let tokens = u32::try_from(rate / TOKEN_BYTES as u64).unwrap_or(u32::MAX);
-        let tokens = NonZeroU32::new(tokens).unwrap_or(NonZeroU32::MIN);
-        let burst = NonZeroU32::new(tokens.get() / BURST_PARTS).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::per_second(tokens).allow_burst(burst);
-        Arc::new(Self { tokens: DefaultDirectRateLimiter::direct(quota), burst })
-    }
-}
-
-impl Bucket {
-    fn new(rate: u64) -> Self {
-        Self { limiter: watch::Sender::new(Limiter::new(rate)), turn: tokio::sync::Mutex::default() }
-    }
-
-    fn set_rate(&self, rate: u64) {
-        self.limiter.send_replace(Limiter::new(rate));
-    }
-
-    async fn take(&self, bytes: usize) {
-        let _turn = self.turn.lock().await;
-        let mut limiters = self.limiter.subscribe();
-        let mut left = u32::try_from(bytes.div_ceil(TOKEN_BYTES)).unwrap_or(u32::MAX);
-        while let Some(wanted) = NonZeroU32::new(left) {
-            let limiter = limiters.borrow_and_update().clone();
-            let now = wanted.min(limiter.burst);
-            tokio::select! {
-                passed = limiter.tokens.until_n_ready(now) => {
-                    passed.expect("no more than a burst is asked for");
-                    left -= now.get();
-                }
-                _ = limiters.changed() => {}
-            }
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -112,10 +54,13 @@ struct Used {
 impl Throttle {
     /// A bound of `cap` bytes a second, at least [`MIN_CAP`].
     pub fn new(cap: u64) -> Self {
+        let machine = Machine::new(time::Instant::ZERO, cap);
         let inner = Inner {
-            cap: watch::Sender::new(cap.max(MIN_CAP)),
-            all: Bucket::new(cap.max(MIN_CAP)),
-            tenth: Bucket::new(cap.max(MIN_CAP) / 10),
+            origin: Instant::now(),
+            machine: Mutex::new(machine),
+            cap: watch::Sender::new(machine.cap()),
+            all: tokio::sync::Mutex::default(),
+            tenth: tokio::sync::Mutex::default(),
             used: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -128,19 +73,54 @@ impl Throttle {
 
     /// Changes the cap; at least [`MIN_CAP`].
     pub fn set_cap(&self, cap: u64) {
-        let cap = cap.max(MIN_CAP);
-        self.inner.cap.send_replace(cap);
-        self.inner.all.set_rate(cap);
-        self.inner.tenth.set_rate(cap / 10);
+        let now = self.now();
+        let mut machine = self.machine();
+        machine.set_cap(now, cap);
+        self.inner.cap.send_replace(machine.cap());
     }
 
-    /// Waits until `bytes` more may pass, at most [`PIECE_BYTES`] at a time for an even flow.
+    /// How much of a transfer should pass at once for an even flow, in bytes.
+    pub fn piece(&self) -> usize {
+        usize::try_from(self.machine().piece()).unwrap_or(usize::MAX)
+    }
+
+    /// Waits until `bytes` more may pass.
     pub async fn take(&self, bytes: usize, pace: Pace) {
         if pace == Pace::Tenth {
-            self.inner.tenth.take(bytes).await;
+            let turn = self.inner.tenth.lock().await;
+            self.wait(bytes as u64, replicator::Pace::Tenth).await;
+            drop(turn);
         }
-        self.inner.all.take(bytes).await;
+        let _turn = self.inner.all.lock().await;
+        self.wait(bytes as u64, replicator::Pace::Full).await;
         self.note(bytes as u64);
+    }
+
+    async fn wait(&self, bytes: u64, bucket: replicator::Pace) {
+        let mut caps = self.inner.cap.subscribe();
+        let mut left = bytes;
+        while left > 0 {
+            caps.borrow_and_update();
+            let taken = self.machine().take(self.now(), bucket, left);
+            match taken {
+                Ok(passed) => left -= passed,
+                Err(at) => {
+                    let at = self.inner.origin + at.since(time::Instant::ZERO);
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at) => {}
+                        _ = caps.changed() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.inner.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> time::Instant {
+        time::Instant::ZERO + self.inner.origin.elapsed()
     }
 
     /// Bytes taken within the last second.
@@ -190,6 +170,8 @@ impl std::fmt::Debug for Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PIECE_BYTES: usize = kepler_protocol::throttle::PIECE_BYTES as usize;
 
     #[tokio::test]
     async fn no_second_is_above_the_cap_by_more_than_a_tenth_and_none_is_wasted() {

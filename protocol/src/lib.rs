@@ -22,6 +22,7 @@
 //! | [`fetch`] | whom to ask for a chunk, in which order |
 //! | [`hint`] | where an owed copy goes when owners change |
 //! | [`replicator`] | what to send, fetch, vouch for, delete and re-hash, so that copies are where they belong |
+//! | [`throttle`] | when how many bytes of background traffic may pass |
 //! | [`quorum`] | when enough replicas have acknowledged, and whom to try instead |
 //! | [`wire`] | frames and sealed datagrams, with their limits |
 //! | [`api`] | the JSON shapes of the HTTP API |
@@ -43,6 +44,7 @@ pub mod replicator;
 pub mod ring;
 pub mod roster;
 pub mod swim;
+pub mod throttle;
 pub mod time;
 pub mod version;
 pub mod view;

@@ -128,8 +128,9 @@ pub enum Operator {
     /// These members are gone for good, and a majority with them: the others are the roster from now
     /// on. `Ok` says that it is adopted here.
     ForgetLost(BTreeSet<NodeId>),
-    /// This node is to leave. `Ok` says that nothing is known to it alone, so that it may say `left`;
-    /// to be asked again until then. What is asked about first is all it has seen at the first time.
+    /// This node is to leave, and says so in gossip. Once the others know all that it has seen, it proposes its
+    /// own removal; `Ok` says that it is off the roster and nothing is known to it alone, so that it may say
+    /// `left`. To be asked again until then.
     Leave,
 }
 
@@ -249,8 +250,8 @@ pub struct Replica {
     announced: Option<Announcement>,
     ready: Option<std::result::Result<(), String>>,
     lost: BTreeSet<NodeId>,
-    /// What was seen when this node was first asked to leave.
-    leaving: Option<Seen>,
+    /// What was seen when this node was first asked to leave: as a member, and again once it was none any more.
+    leaving: Option<(bool, Seen)>,
 }
 
 /// How a replica is opened.
@@ -394,12 +395,21 @@ impl Replica {
             Operator::Forget(node) => self.council.forget(storage, now, node)?.map_err(Into::into),
             Operator::ForgetLost(lost) => self.council.forget_lost(storage, now, &lost)?.map_err(Into::into),
             Operator::Leave => {
-                let seen = self.leaving.get_or_insert_with(|| self.catalog.seen().clone());
-                // Whom the others removed meanwhile never gets a standing again: it does not ask for one.
-                let standing = if self.council.is_member() { self.council.standing() } else { Ok(()) };
-                standing
-                    .and(self.catalog.is_shared(storage, &self.council, seen)?)
-                    .map_err(OperatorRefused::NotYet)
+                // Until it is off the roster it votes, and what it voted for meanwhile is to be known too.
+                let member = self.council.is_member();
+                if self.leaving.as_ref().is_none_or(|(was_member, _)| *was_member && !member) {
+                    self.leaving = Some((member, self.catalog.seen().clone()));
+                }
+                let Some((_, seen)) = &self.leaving else { return Ok(Ok(())) };
+                // Who is off the roster never gets a standing again: it does not ask for one.
+                let standing = if member { self.council.standing() } else { Ok(()) };
+                let may = standing.and(self.catalog.is_shared(storage, &self.council, seen)?);
+                if member && may.is_ok() {
+                    self.council.resign(storage, now)?;
+                    Err(OperatorRefused::NotYet("the members have not taken it off their roster yet".into()))
+                } else {
+                    may.map_err(OperatorRefused::NotYet)
+                }
             }
         })
     }

@@ -152,6 +152,12 @@ pub struct Faults {
     pub downtime_counts: bool,
     /// In the store: a chunk that is here already is a hit that records no reference.
     pub hit_without_reference: bool,
+    /// In the store: since when a copy is superfluous is kept in memory only.
+    pub grace_not_durable: bool,
+    /// Who leaves is said to be drained at the first look.
+    pub leaves_undrained: bool,
+    /// In the throttle: the bytes of a whole second may pass at once.
+    pub bursts: bool,
 }
 
 /// How long a question may take.
@@ -229,7 +235,7 @@ pub struct Replicator {
     collecting: Collecting,
     counting: Counts,
     counted: Counts,
-    /// [`Event::Drained`] was told.
+    /// The last pass found nothing that who leaves has still to hand over.
     drained: bool,
     repaired: (u64, u64),
     calls: BTreeMap<ActionId, Call>,
@@ -329,6 +335,11 @@ impl Replicator {
     /// deleted: for the executor's transactions ([`rules::release`], [`rules::collect`]).
     pub fn breaker(&self) -> bool {
         self.placement.breaker()
+    }
+
+    /// Whether this node leaves and the last pass found nothing that is still to be handed over.
+    pub fn is_drained(&self) -> bool {
+        self.drained && self.placement.is_leaving()
     }
 
     /// How what this node holds is, in numbers.
@@ -437,7 +448,9 @@ impl Replicator {
                 let id = self.id(Call::Fetch(chunk));
                 self.actions.push_back(Action::Fetch { id, chunk, from });
             }
-            let may = self.ready || self.config.faults.collect_when_cut_off;
+            // Whom the others removed while it was leaving is never ready again. The receipts it needs are theirs.
+            let last = self.placement.is_leaving() && self.placement.is_removed();
+            let may = self.ready || last || self.config.faults.collect_when_cut_off;
             if may && (!self.breaker() || self.config.faults.breaker_ignored) {
                 self.delete();
             }
@@ -681,13 +694,16 @@ impl Replicator {
         if let Some(at) = self.counted.grace_over {
             self.rounds.grace_over(now, at);
         }
+        let drained = self.counted.kept == 0 || self.config.faults.leaves_undrained;
+        let before = std::mem::replace(&mut self.drained, self.placement.is_leaving() && drained);
         if !self.placement.is_leaving() {
-            self.drained = false;
-        } else if self.counted.kept > 0 {
+            return;
+        }
+        // A peer whose view is behind may still bring a copy: it is looked for until the process ends.
+        self.rounds.grace_over(now, now + Duration::from_secs(2));
+        if !self.drained {
             self.events.push_back(Event::Leaving { left: self.counted.kept });
-            self.rounds.grace_over(now, now + Duration::from_secs(2));
-        } else if !self.drained {
-            self.drained = true;
+        } else if !before {
             self.events.push_back(Event::Drained);
         }
     }

@@ -55,6 +55,16 @@ fn lagging(seed: u64) -> Options {
     options
 }
 
+/// What searching for bugs among lagging replicas rests on: without any, every seed of it holds.
+#[test]
+fn every_promise_holds_where_replicas_lag() {
+    let asked = std::env::var("SEEDS").ok().and_then(|text| text.parse().ok());
+    for seed in 0..asked.unwrap_or(100) {
+        let report = run::<Node>(&Plan::new(lagging(seed)), Setup::default());
+        assert!(report.violations.is_empty(), "lagging, seed {seed}: {:#?}", report.violations);
+    }
+}
+
 #[test]
 fn majorities_counted_over_the_view_are_found() {
     found("majority over the view", 60, &["I1", "I4", "I6", "I9", "I14", "I21"], crowded, |setup| {

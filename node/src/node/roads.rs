@@ -111,14 +111,24 @@ impl std::fmt::Display for Chain<'_> {
     }
 }
 
+impl Doors {
+    /// A node that leaves takes nothing that it would take along: a copy that comes between its last look and
+    /// its end would count for a client and be gone.
+    fn stays(&self) -> Result<(), Refusal> {
+        if self.healer.is_leaving() { Err(Refusal::Leaving) } else { Ok(()) }
+    }
+}
+
 #[async_trait::async_trait]
 impl swarm::ChunkStore for Doors {
     async fn receive(&self, id: ChunkId, size: u64) -> Result<Box<dyn swarm::Incoming>, Refusal> {
+        self.stays()?;
         let incoming = self.store.receive(id, size).await.map_err(|e| refuse(&e))?;
         Ok(Box::new(Arriving(incoming)))
     }
 
     async fn adopt(&self, id: ChunkId, dots: Vec<Dot>) -> Result<bool, Refusal> {
+        self.stays()?;
         match self.store.adopt(id, &dots).await {
             Ok(here) => Ok(here),
             Err(store::ReadError::Missing(_)) => Ok(false),
@@ -162,6 +172,7 @@ impl swarm::ChunkStore for Doors {
     }
 
     async fn store(&self, id: ChunkId, bytes: Bytes, dots: Vec<Dot>) -> Result<(), Refusal> {
+        self.stays()?;
         let chunk = Chunk::verify(id, bytes).map_err(|_| Refusal::Corrupt)?;
         self.store.put(chunk, &dots).await.map_err(|e| refuse(&e))
     }

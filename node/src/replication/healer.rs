@@ -9,6 +9,7 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -16,16 +17,18 @@ use futures::future::{BoxFuture, Shared};
 use kepler_protocol::api::{self, Bandwidth, NodeHealth};
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
+use kepler_protocol::replica::Operator;
 use kepler_protocol::replicator::message::Question;
 use kepler_protocol::replicator::{self, Action, Input, Replicator, rules};
 use kepler_protocol::roster::DatabaseId;
 use kepler_protocol::view::View;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::events::Teller;
 use self::work::Worker;
+use super::catalog::CatalogHandle;
 use super::chunks::Chunks;
 use super::electorate::Electors;
 use crate::gossip;
@@ -44,6 +47,9 @@ const MAX_REPLIES: usize = 1_024;
 /// How often what is kept on disk for a time is looked through, and gauges are set.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
+/// How often who is drained looks whether the others know all that its catalog knows.
+const LOOK_WHETHER_TO_LEAVE: Duration = Duration::from_secs(1);
+
 /// What is wanted of the healer.
 #[derive(Debug)]
 enum Command {
@@ -60,21 +66,28 @@ enum Command {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     throttle: Throttle,
+    leaving: Arc<AtomicBool>,
 }
 
 /// Where what a [`Handle`] is told arrives.
-pub struct Inbox(mpsc::Receiver<Command>);
+pub struct Inbox(mpsc::Receiver<Command>, Arc<AtomicBool>);
 
 impl Handle {
     /// A handle, and where its commands arrive.
     pub fn new(throttle: Throttle) -> (Self, Inbox) {
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
-        (Self { commands, throttle }, Inbox(receiver))
+        let leaving = Arc::new(AtomicBool::new(false));
+        (Self { commands, throttle, leaving: Arc::clone(&leaving) }, Inbox(receiver, leaving))
     }
 
     /// How healed this node is; without its replication queue.
     pub async fn health(&self) -> Option<NodeHealth> {
         self.ask(Command::Health).await
+    }
+
+    /// Whether this node was told to leave.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Hurries or pauses the scrub.
@@ -142,6 +155,8 @@ pub struct Parts {
     pub store: Store,
     /// The way to chunks and peers.
     pub chunks: Chunks,
+    /// Asked before this node leaves.
+    pub catalog: CatalogHandle,
     /// The other nodes.
     pub swarm: swarm::Handle,
     /// Told when this node leaves.
@@ -177,7 +192,12 @@ pub struct Healer {
     /// Done once all marks handed over so far are on disk.
     noted: Shared<BoxFuture<'static, ()>>,
     teller: Teller,
-    leaving: bool,
+    leaving: Arc<AtomicBool>,
+    catalog: CatalogHandle,
+    /// The catalog is being asked whether this node may leave.
+    asking_to_leave: bool,
+    /// Told when it may.
+    shared: Arc<Notify>,
     /// The databases of the roster by which lost logs were last ended; `None` before it was read.
     bound: Option<BTreeMap<NodeId, DatabaseId>>,
     left: CancellationToken,
@@ -187,8 +207,9 @@ pub struct Healer {
 impl Healer {
     /// A healer that is told what arrives in `inbox`.
     pub fn new(parts: Parts, inbox: Inbox) -> Self {
-        let Parts { config, store, chunks, swarm, gossip, view, electors, events, metrics, tasks, left } =
+        let Parts { config, store, chunks, catalog, swarm, gossip, view, electors, events, metrics, .. } =
             parts;
+        let (tasks, left) = (parts.tasks, parts.left);
         let (sender, inputs) = mpsc::unbounded_channel();
         let me = config.node;
         let machine = Replicator::new(store.now(), config);
@@ -216,7 +237,10 @@ impl Healer {
             next_token: 0,
             noted: std::future::ready(()).boxed().shared(),
             teller: Teller::new(me, events, &metrics),
-            leaving: false,
+            leaving: inbox.1,
+            catalog,
+            asking_to_leave: false,
+            shared: Arc::new(Notify::new()),
             bound: None,
             left,
             tasks,
@@ -235,6 +259,7 @@ impl Healer {
         let mut tidy = tokio::time::interval(TIDY_EVERY);
         tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut inbox_lives = true;
+        let shared = self.shared.clone();
         loop {
             self.carry_out();
             let now = self.worker.store.now();
@@ -261,6 +286,7 @@ impl Healer {
                 () = tokio::time::sleep(due.unwrap_or(TIDY_EVERY)), if due.is_some() => {
                     self.machine.handle_timeout(self.worker.store.now());
                 }
+                () = shared.notified() => self.all_is_shared(),
                 _ = tidy.tick() => self.tidy().await,
             }
         }
@@ -328,8 +354,7 @@ impl Healer {
     }
 
     async fn begin_to_leave(&mut self) {
-        if !self.leaving {
-            self.leaving = true;
+        if !self.leaving.swap(true, Ordering::Relaxed) {
             info!("leaving: this node owns nothing from now on, and hands over what it holds");
             let _ = self.gossip.leave().await;
         }
@@ -369,10 +394,33 @@ impl Healer {
         }
     }
 
-    /// Everything has its copies elsewhere: says so for good, and ends the process.
+    /// Everything has its copies elsewhere: once the others know all that this node's catalog knows too,
+    /// it may leave.
     fn drained(&mut self) {
-        if !self.leaving || self.left.is_cancelled() {
+        if !self.leaving.load(Ordering::Relaxed) || std::mem::replace(&mut self.asking_to_leave, true) {
             return;
+        }
+        info!("every chunk has its copies elsewhere");
+        let (catalog, shared) = (self.catalog.clone(), self.shared.clone());
+        self.tasks.spawn(async move {
+            while let Err(refused) = catalog.operate(Operator::Leave).await {
+                let Some(reason) = refused else { return };
+                debug!(%reason, "not leaving yet");
+                tokio::time::sleep(LOOK_WHETHER_TO_LEAVE).await;
+            }
+            shared.notify_one();
+        });
+    }
+
+    /// The others know all that this node knows: says that it has left, and ends the process, unless a chunk
+    /// came meanwhile.
+    fn all_is_shared(&mut self) {
+        self.asking_to_leave = false;
+        if self.left.is_cancelled() {
+            return;
+        }
+        if !self.machine.is_drained() {
+            return info!("a chunk came that has no copies elsewhere yet");
         }
         info!("left: every chunk has its copies elsewhere");
         let (store, left) = (self.worker.store.clone(), self.left.clone());
@@ -390,6 +438,12 @@ impl Healer {
         if let Err(error) = self.worker.store.forget_promises().await {
             debug!(%error, "could not forget promises that are over");
         }
+        let store = self.worker.store.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = store.retry_deletions().await {
+                debug!(%error, "could not finish deletions");
+            }
+        });
         self.end_lost_logs().await;
     }
 

@@ -42,6 +42,9 @@ pub trait Conditions: Clone + Send + Sync + 'static {
     fn ready(&self) -> bool;
 }
 
+/// Deletions that are tried again at a time.
+const RETRIED: usize = 64;
+
 impl Store {
     /// Promises to keep a chunk for [`rules::PROMISE`] from the commit on, having hashed its file and
     /// adopted `dots`. `false` if it is not here, or is being deleted.
@@ -154,17 +157,7 @@ impl Store {
                 Ok(size) => size,
                 Err(kept) => return Ok(Err(kept)),
             };
-            let unlinked =
-                store.on_disk(move |store| contents::unlink_files(&store.inner.layout, &[id])).await;
-            if let Err(error) = unlinked {
-                // It stays marked, and the next start tries again.
-                warn!(chunk = %id, %error, "could not unlink a chunk that is gone");
-                return Ok(Ok(size));
-            }
-            // A small chunk that was stored anew meanwhile is there again, and counted as before.
-            if store.execute(move |tx| Ok(forget_gone(tx.connection, &id)?)).await? {
-                store.subtract_totals(1, size);
-            }
+            store.finish_deletion(id, size).await?;
             drop(alone);
             Ok(Ok(size))
         });
@@ -175,6 +168,39 @@ impl Store {
                 Err(_) => Err(self.why_stopped()),
             },
         }
+    }
+
+    /// Unlinks a chunk that is marked gone and drops its row. To be called alone with the chunk.
+    async fn finish_deletion(&self, id: ChunkId, size: u64) -> Result<(), DatabaseError> {
+        let unlinked = self.on_disk(move |store| contents::unlink_files(&store.inner.layout, &[id])).await;
+        if let Err(error) = unlinked {
+            // It stays marked, and is tried again.
+            warn!(chunk = %id, %error, "could not unlink a chunk that is gone");
+            return Ok(());
+        }
+        // A small chunk that was stored anew meanwhile is there again, and counted as before.
+        if self.execute(move |tx| Ok(forget_gone(tx.connection, &id)?)).await? {
+            self.subtract_totals(1, size);
+        }
+        Ok(())
+    }
+
+    /// Tries deletions again that the disk failed: until then this node neither has such a chunk nor takes it.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn retry_deletions(&self) -> Result<(), DatabaseError> {
+        let gone: Vec<ChunkId> = self.query(|db| gone(db, RETRIED)).await?;
+        for id in gone {
+            // Whoever is about to delete it has finished then.
+            let alone = self.stripe(&id).lock_owned().await;
+            let size = self.query(move |db| gone_size(db, &id)).await?;
+            if let Some(size) = size {
+                self.finish_deletion(id, size).await?;
+            }
+            drop(alone);
+        }
+        Ok(())
     }
 
     /// Hashes the bytes of a chunk. Blocks.
@@ -246,14 +272,26 @@ fn forget_gone(db: &Connection, id: &ChunkId) -> rusqlite::Result<bool> {
     Ok(true)
 }
 
+/// Chunks marked gone, at most `limit`. What does not parse was not written by us; it is never served either.
+fn gone(db: &Connection, limit: usize) -> Result<Vec<ChunkId>, DatabaseError> {
+    let mut statement = db.prepare_cached("SELECT id FROM chunks WHERE gone = 1 LIMIT ?1")?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let texts: Vec<String> = all(&mut statement, [limit], |row| Ok(row.get(0)?))?;
+    Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
+}
+
+/// The size of a chunk that is marked gone.
+fn gone_size(db: &Connection, id: &ChunkId) -> Result<Option<u64>, DatabaseError> {
+    let mut row = db.prepare_cached("SELECT size FROM chunks WHERE id = ?1 AND gone = 1")?;
+    let size: Option<i64> = row.query_row([id.to_string()], |row| row.get(0)).optional()?;
+    Ok(size.map(|size| u64::try_from(size).unwrap_or(0)))
+}
+
 /// Finishes deletions that a crash cut short. For the opening of the store.
 pub(super) fn finish_deletions(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError> {
-    let mut statement = db.prepare_cached("SELECT id FROM chunks WHERE gone = 1")?;
-    let texts: Vec<String> = all(&mut statement, [], |row| Ok(row.get(0)?))?;
-    // What does not parse was not written by us; it is never served either.
-    let gone: Vec<ChunkId> = texts.iter().filter_map(|text| text.parse().ok()).collect();
+    let gone = gone(db, usize::MAX)?;
     if let Err(error) = contents::unlink_files(layout, &gone) {
-        warn!(%error, "could not unlink chunks that are gone: they are tried again at the next start");
+        warn!(%error, "could not unlink chunks that are gone: they are tried again later");
         return Ok(0);
     }
     for id in &gone {

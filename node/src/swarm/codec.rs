@@ -14,7 +14,7 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use minicbor::{Decode, Encode};
 
 use super::limits::PIECE_BYTES;
-use crate::throttle::{self, Pace, Throttle};
+use crate::throttle::{Pace, Throttle};
 
 /// What is reserved before the first byte of a body has come.
 const FIRST_RESERVE_BYTES: usize = 64 << 10;
@@ -119,10 +119,10 @@ pub(super) enum Flow<'a> {
 
 impl Flow<'_> {
     /// Bytes that go at once.
-    pub(super) const fn piece(&self) -> usize {
+    pub(super) fn piece(&self) -> usize {
         match self {
             Self::Client => PIECE_BYTES,
-            Self::Background(..) => throttle::PIECE_BYTES,
+            Self::Background(throttle, _) => throttle.piece(),
         }
     }
 

@@ -149,6 +149,7 @@ impl Refusal {
             Self::Corrupt => 3,
             Self::TooLarge => 4,
             Self::Malformed => 5,
+            Self::Leaving => 7,
             Self::Failed => 6,
         }
     }
@@ -161,6 +162,7 @@ impl Refusal {
             3 => Self::Corrupt,
             4 => Self::TooLarge,
             5 => Self::Malformed,
+            7 => Self::Leaving,
             _ => Self::Failed,
         }
     }

@@ -71,6 +71,9 @@ impl Shelf {
         if faults.promise_not_durable {
             self.rows.values_mut().for_each(|row| row.promised = false);
         }
+        if faults.grace_not_durable {
+            self.rows.values_mut().for_each(|row| row.surplus = None);
+        }
         let promised = self.rows.iter().filter(|(_, row)| row.promised);
         self.promised_until = promised.map(|(chunk, _)| (*chunk, now + PROMISE)).collect();
         self.rows.iter().filter(|(_, row)| row.gone).map(|(chunk, _)| *chunk).collect()

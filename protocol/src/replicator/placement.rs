@@ -70,6 +70,7 @@ impl Placement {
 
     /// Takes a view.
     pub fn handle_view(&mut self, now: Instant, view: Arc<View>) -> Change {
+        let needed = self.receipts_needed();
         let before = self.view.replace(view);
         let Some(view) = &self.view else { return Change::default() };
         let dead: BTreeSet<NodeId> =
@@ -83,7 +84,9 @@ impl Placement {
             }
         }
         self.known.extend(view.ring().nodes());
-        let moved = before.is_none_or(|before| before.ring() != view.ring());
+        // Who leaves and dies may come back, so that more receipts are needed than were asked for.
+        let moved =
+            before.is_none_or(|before| before.ring() != view.ring()) || self.receipts_needed() != needed;
         if moved {
             self.epoch += 1;
         }
@@ -94,11 +97,15 @@ impl Placement {
 
     /// Takes a roster.
     pub fn handle_roster(&mut self, now: Instant, roster: Roster) -> Change {
-        // N may be another: what was counted under the old one is void.
-        let moved = self.roster.as_ref().is_none_or(|old| old.replicas() != roster.replicas());
+        let (known, needed) = (self.roster.is_some(), self.receipts_needed());
+        let replicas = self.replicas();
         self.last_death.retain(|id, _| roster.members.contains_key(id));
-        self.known.retain(|id| roster.members.contains_key(id));
+        // Who is on the ring all the while keeps its place, whether it was off the roster for a moment or not.
+        let on_ring = |id: &NodeId| self.view.as_ref().is_some_and(|view| view.ring().contains(id));
+        self.known.retain(|id| roster.members.contains_key(id) || on_ring(id));
         self.roster = Some(roster);
+        // N may be another, or what N will be without those who leave: what was counted or asked before is void.
+        let moved = !known || self.replicas() != replicas || self.receipts_needed() != needed;
         self.epoch += u64::from(moved);
         let mut change = self.advance(now);
         change.rings |= moved;
@@ -222,6 +229,11 @@ impl Placement {
     pub fn is_leaving(&self) -> bool {
         let own = self.view.as_ref().and_then(|view| view.member(&self.me));
         own.is_some_and(|m| m.state == State::Leaving)
+    }
+
+    /// Whether the roster lacks this node.
+    pub fn is_removed(&self) -> bool {
+        self.roster.as_ref().is_some_and(|roster| !roster.members.contains_key(&self.me))
     }
 
     /// When one of these last died, if one did and that is less than `grace` ago.

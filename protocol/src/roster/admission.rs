@@ -121,6 +121,12 @@ impl Presence {
         self.view.get(node).is_some_and(|seen| seen.state == State::Left && seen.key == entry.key)
     }
 
+    /// Whether the member itself says that it leaves or has left: then it may propose its own removal.
+    pub fn resigns(&self, node: &NodeId, entry: &Entry) -> bool {
+        let leaves = |state| matches!(state, State::Leaving | State::Left);
+        self.view.get(node).is_some_and(|seen| leaves(seen.state) && seen.key == entry.key)
+    }
+
     /// For how long nothing was heard of the member as the roster binds it.
     pub fn silent_for(&self, now: Instant, node: &NodeId, entry: &Entry) -> Duration {
         if self.sees_live(node, entry) {
@@ -177,7 +183,7 @@ impl Presence {
             (None, Some(_), _) if roster.members.len() == 1 => {
                 Err("the last member of a roster cannot be removed".into())
             }
-            (None, Some(bound), Reason::Left) if self.has_left(&node, bound) => Ok(()),
+            (None, Some(bound), Reason::Left) if self.resigns(&node, bound) => Ok(()),
             (None, Some(bound), Reason::Dead) => {
                 let silent = self.silent_for(now, &node, bound);
                 if silent >= forget_after {

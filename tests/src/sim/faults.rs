@@ -126,6 +126,13 @@ pub enum Fault {
         /// Who is asked.
         by: Place,
     },
+    /// An operator changes the cap of background traffic.
+    Cap {
+        /// Where.
+        place: Place,
+        /// Bytes a second.
+        cap: u64,
+    },
     /// A copy of the database is put aside, for a later [`Fault::RestoreDatabase`].
     Backup {
         /// Where.
@@ -158,6 +165,8 @@ pub struct Budget {
     pub operators: bool,
     /// Whether some of it lasts long enough for copies to be made: up to a minute and a half.
     pub long: bool,
+    /// With [`Budget::operators`]: who leaves drains first, and those are forgotten that are away.
+    pub drains: bool,
 }
 
 impl Default for Budget {
@@ -171,6 +180,7 @@ impl Default for Budget {
             disks: true,
             operators: false,
             long: false,
+            drains: false,
         }
     }
 }
@@ -178,6 +188,9 @@ impl Default for Budget {
 /// The least age of a copy that is restored. What happened since must have been told to somebody: a
 /// copy that nobody can contradict is the operator's risk.
 const TOLD: Duration = Duration::from_secs(10);
+
+/// The longest that a process stands still.
+const FROZEN: Duration = Duration::from_secs(30);
 
 /// Plans the faults from one instant to another.
 pub fn plan(
@@ -200,7 +213,16 @@ pub fn plan(
         let place = random.usize(0..nodes);
         let longest = [300, 3_000, 30_000, 90_000][random.usize(0..if budget.long { 4 } else { 3 })];
         let time = Duration::from_millis(random.u64(50..longest));
-        if budget.operators && random.u8(0..4) == 0 {
+        if budget.operators && budget.drains && random.u8(0..4) == 0 {
+            match random.u8(0..8) {
+                0..4 => faults.push((at, Fault::Leave { place, away: time })),
+                4..7 => forgotten(nodes, place, at, &mut faults, random),
+                _ => faults.push((at, Fault::Cap { place, cap: random.u64(1..=8) << 20 })),
+            }
+            faults.sort_by_key(|(at, _)| *at);
+            continue;
+        }
+        if budget.operators && !budget.drains && random.u8(0..4) == 0 {
             let by = random.usize(0..nodes);
             let leave = Fault::Leave { place, away: time };
             faults.push((at, if random.bool() { leave } else { Fault::Forget { place, by } }));
@@ -208,7 +230,8 @@ pub fn plan(
         }
         let fault = match random.u8(0..16) {
             0..4 if budget.processes => Fault::Kill { place, power: random.bool(), down: time },
-            4 if budget.processes => Fault::Freeze { place, time },
+            // Not longer than clients wait: else nobody could tell which of their questions came to something.
+            4 if budget.processes => Fault::Freeze { place, time: time.min(FROZEN) },
             5..8 if budget.network => cut(nodes, time, random),
             8..10 if budget.network => Fault::Lossy {
                 place,
@@ -243,6 +266,24 @@ pub fn plan(
         };
         faults.push((at, fault));
         faults.sort_by_key(|(at, _)| *at);
+    }
+}
+
+/// A member goes away, an operator has it forgotten, and it returns as if nothing had been.
+fn forgotten(
+    nodes: usize,
+    place: Place,
+    at: Instant,
+    faults: &mut Vec<(Instant, Fault)>,
+    random: &mut fastrand::Rng,
+) {
+    let down = Duration::from_millis(random.u64(15_000..80_000));
+    faults.push((at, Fault::Kill { place, power: random.bool(), down }));
+    let told = at + Duration::from_millis(random.u64(5_000..14_000));
+    // Whoever is asked may be away itself.
+    for _ in 0..2 {
+        let by = (place + random.usize(1..nodes)) % nodes;
+        faults.push((told, Fault::Forget { place, by }));
     }
 }
 

@@ -5,6 +5,7 @@
 //! that fails takes the process with it.
 
 mod healing;
+mod hints;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +41,7 @@ use super::network::Place;
 use super::process::{Answer, Ask, Broken, Clocks, Deleted, Durable, Input, Output, Process, Seat, Word};
 use super::rng;
 use healing::{CHUNK_BYTES, Healing, Witness};
+use hints::{Delivery, Queue};
 
 /// How a cluster is set up, and which bugs are planted in it.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +68,14 @@ pub struct Setup {
     pub gc_grace: Duration,
     /// `INVENTORY_INTERVAL_SECS`.
     pub inventory_interval: Duration,
+    /// The cap of background traffic, in bytes a second, when a process starts.
+    pub cap: u64,
+    /// Whether who leaves drains before: without it only what becomes of names is looked at.
+    pub drains: bool,
+    /// Planted here: who is drained does not ask whether the others know all that its catalog knows.
+    pub leaves_unshared: bool,
+    /// Whether what uploads still owe is queued; without, all of it is left to the comparison of what is held.
+    pub queue: bool,
     /// Whether some uploads take so long that a grace ends while they are under way.
     pub slow_uploads: bool,
     /// Planted in the replicator and its store.
@@ -86,6 +96,10 @@ impl Default for Setup {
             handoff_grace: Duration::from_secs(20),
             gc_grace: Duration::from_secs(15),
             inventory_interval: Duration::from_secs(20),
+            cap: 4 << 20,
+            drains: false,
+            leaves_unshared: false,
+            queue: true,
             slow_uploads: false,
             heal: replicator::Faults::default(),
         }
@@ -106,6 +120,10 @@ pub struct Room {
     stored: Vec<Version>,
     shelf: Shelf,
     backup_shelf: Shelf,
+    /// Kept in the database: what uploads still owe, and whether this node was told to leave.
+    queue: Queue,
+    backup_queue: Queue,
+    leaving: bool,
     witness: Witness,
 }
 
@@ -163,18 +181,23 @@ impl Durable for Room {
     fn back_up(&mut self) {
         self.backup = self.db.clone();
         self.backup_shelf = self.shelf.clone();
+        self.backup_queue = self.queue.clone();
         self.witness.back_up();
     }
 
     fn restore(&mut self) {
         self.db = std::mem::take(&mut self.backup);
         self.shelf = std::mem::take(&mut self.backup_shelf);
+        self.queue = std::mem::take(&mut self.backup_queue);
+        self.leaving = false;
         self.witness.restore();
     }
 
     fn lose_database(&mut self) {
         self.db = MemoryStorage::new();
         self.peers.clear();
+        self.leaving = false;
+        self.queue = Queue::default();
         self.rebuild_shelf();
     }
 
@@ -214,6 +237,26 @@ impl Durable for Room {
 
     fn take_broken(&mut self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.witness.broken)
+    }
+
+    fn known(&self) -> Vec<Version> {
+        self.db.all_survivors().map(|s| s.version.clone()).collect()
+    }
+
+    fn busiest(&self) -> u64 {
+        self.witness.busiest
+    }
+
+    fn delivered(&self) -> u64 {
+        self.witness.delivered
+    }
+
+    fn owed(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn forgotten(&self) -> u64 {
+        self.witness.forgotten
     }
 
     fn pushed(&self) -> u64 {
@@ -293,6 +336,8 @@ enum Sent {
     Push(ActionId),
     Fetch(u64),
     Read(u64),
+    Gather(hints::Row),
+    Owed(hints::Row),
 }
 
 /// What is placed, and for whom.
@@ -348,6 +393,7 @@ pub struct Node {
     view: Arc<View>,
     roster_ring: (u64, Ring),
     healing: Healing,
+    delivery: Delivery,
     /// When to ask next whether it may leave, once it is to.
     leave_at: Option<Instant>,
     has_left: bool,
@@ -452,6 +498,17 @@ impl Node {
         self.command(room, clocks.now, command, issued)
     }
 
+    /// Who owns a chunk by the ring over the whole roster.
+    fn roster_owners(&mut self, chunk: &ChunkId) -> Vec<NodeId> {
+        let number = self.replica.council().number().unwrap_or(0);
+        if self.roster_ring.0 != number
+            && let Some(roster) = self.replica.council().roster()
+        {
+            self.roster_ring = (number, roster.ring());
+        }
+        self.roster_ring.1.owners(chunk.key(), self.replica.council().replicas())
+    }
+
     fn place(
         &mut self,
         room: &mut Room,
@@ -461,13 +518,7 @@ impl Node {
         durability: Durability,
     ) {
         let replicas = self.replica.council().replicas();
-        let number = self.replica.council().number().unwrap_or(0);
-        if self.roster_ring.0 != number
-            && let Some(roster) = self.replica.council().roster()
-        {
-            self.roster_ring = (number, roster.ring());
-        }
-        let owners = self.roster_ring.1.owners(value.key(), replicas);
+        let owners = self.roster_owners(&value);
         let preference = quorum::candidates(&self.view, value.key(), replicas, &owners);
         let config = quorum::Config::new(durability, replicas);
         let placement =
@@ -498,17 +549,17 @@ impl Node {
 
     /// Takes up what placements came to.
     fn end_placements(&mut self, room: &mut Room, clocks: Clocks) -> Result<bool, StorageError> {
-        let over: Vec<(u64, bool)> = self
-            .placements
-            .iter()
-            .filter_map(|(id, (_, placement, _))| {
-                let outcome = placement.outcome()?;
-                Some((*id, matches!(outcome, quorum::Outcome::Done { .. })))
-            })
-            .collect();
+        let ended = |(id, (_, placement, _)): (&u64, &(Placing, Placement, ChunkId))| {
+            Some((*id, placement.outcome()?.clone()))
+        };
+        let over: Vec<(u64, quorum::Outcome)> = self.placements.iter().filter_map(ended).collect();
         let any = !over.is_empty();
-        for (id, done) in over {
-            let Some((placing, ..)) = self.placements.remove(&id) else { continue };
+        for (id, outcome) in over {
+            let Some((placing, _, chunk)) = self.placements.remove(&id) else { continue };
+            let done = matches!(outcome, quorum::Outcome::Done { .. });
+            if let quorum::Outcome::Done { owed, .. } = outcome {
+                self.owe(room, clocks.now, chunk, placing.dot(), &owed);
+            }
             let (command, issued) = match (placing, done) {
                 (Placing::Shared { operation, dot, value, durability }, true) => {
                     let placing = Placing::Client { operation, dot, value };
@@ -579,6 +630,15 @@ impl Node {
             Input::Request { from, token, request: Addressed { request, .. } } => {
                 let node = self.seat.ids[from];
                 match request {
+                    // Who leaves takes nothing that it would have to hand over at once.
+                    Question::Store(..) if room.leaving => {
+                        let response = Reply::Stored(false);
+                        self.outputs.push_back(Output::Response { token, response });
+                    }
+                    Question::Push { .. } if room.leaving => {
+                        let response = Reply::Pushed { stored: false, held: false };
+                        self.outputs.push_back(Output::Response { token, response });
+                    }
                     Question::Store(chunk, dot) => {
                         let folder = !self.setup.no_folder_sync;
                         let response =
@@ -657,6 +717,16 @@ impl Node {
                         let found = response.map(|reply| matches!(reply, Reply::Fetched(true)));
                         self.read_on(room, now, key, found);
                     }
+                    Some(Sent::Gather(row)) => {
+                        let row = *row;
+                        self.sent.remove(&id);
+                        self.gather(room, now, row, matches!(response, Some(Reply::Fetched(true))));
+                    }
+                    Some(Sent::Owed(row)) => {
+                        let row = *row;
+                        self.sent.remove(&id);
+                        self.owed_answered(room, now, row, response);
+                    }
                     Some(Sent::Exchange) => {
                         if let Some(Reply::Exchanged(bytes)) = response {
                             // Another cluster's answer is refused by the machine: nothing to do.
@@ -667,9 +737,14 @@ impl Node {
                 }
             }
             Input::Operator(Word::Leave) => {
-                self.swim.leave();
-                self.leave_at = Some(now);
+                let alone = self.members().len() < 2;
+                if self.setup.drains && (alone || self.replica.council().standing().is_err()) {
+                    return Ok(());
+                }
+                room.leaving = self.setup.drains;
+                self.begin_to_leave(now);
             }
+            Input::Operator(Word::Cap(cap)) => self.heal_cap(room, now, cap),
             Input::Operator(Word::Forget(place)) => {
                 let word = Operator::Forget(self.seat.ids[place]);
                 self.replica.handle(&mut room.db, now, replica::Input::Operator(OPERATOR, word))?;
@@ -682,8 +757,13 @@ impl Node {
             Input::Timeout => {
                 if self.leave_at.is_some_and(|at| at <= now) {
                     self.leave_at = Some(now + LOOK_WHETHER_TO_LEAVE);
-                    let word = replica::Input::Operator(LEAVE, Operator::Leave);
-                    self.replica.handle(&mut room.db, now, word)?;
+                    let drained = !self.setup.drains || self.healing.machine.is_drained();
+                    if drained && self.setup.leaves_unshared {
+                        self.has_left = true;
+                    } else if drained {
+                        let word = replica::Input::Operator(LEAVE, Operator::Leave);
+                        self.replica.handle(&mut room.db, now, word)?;
+                    }
                 }
                 self.swim.handle_timeout(now);
                 if self.replica.poll_timeout().is_some_and(|at| at <= now) {
@@ -709,6 +789,7 @@ impl Node {
                         self.place(room, now, placing, value, durability);
                     }
                 }
+                self.pay(room, now);
                 self.heal_timeout(room, now);
             }
         }
@@ -751,9 +832,15 @@ impl Node {
             }
         }
         if std::mem::take(&mut self.has_left) {
+            room.leaving = false;
             self.outputs.push_back(Output::Exit);
         }
         Ok(())
+    }
+
+    fn begin_to_leave(&mut self, now: Instant) {
+        self.swim.leave();
+        self.leave_at = Some(now);
     }
 
     /// Tells membership what to say, and the others what it heard.
@@ -808,7 +895,9 @@ impl Node {
                 }
             }
             replica::Output::Operated(LEAVE, Ok(())) => self.has_left = true,
+            replica::Output::Operated(OPERATOR, Ok(())) => room.witness.forgotten += 1,
             replica::Output::Roster(roster) => {
+                self.healing.forget_removed(&roster);
                 self.healing.machine.handle(clocks.now, replicator::Input::Roster(roster));
             }
             replica::Output::Ready(ready) => {
@@ -913,6 +1002,9 @@ impl Process for Node {
             stored: Vec::new(),
             shelf: Shelf::default(),
             backup_shelf: Shelf::default(),
+            queue: Queue::default(),
+            backup_queue: Queue::default(),
+            leaving: false,
             witness: Witness::default(),
         }
     }
@@ -979,6 +1071,7 @@ impl Process for Node {
         let mut node = Self {
             setup: *setup,
             healing: Healing::open(setup, seat.id, room, database, clocks.wall.0),
+            delivery: Delivery::new(clocks.now, &room.queue),
             leave_at: None,
             has_left: false,
             reads: BTreeMap::new(),
@@ -1001,6 +1094,9 @@ impl Process for Node {
             outputs: VecDeque::new(),
             seat,
         };
+        if room.leaving {
+            node.begin_to_leave(clocks.now);
+        }
         let opened = (|| {
             node.settle(room, clocks)?;
             node.replica.before_commit(&mut room.db)
@@ -1037,6 +1133,7 @@ impl Process for Node {
             .chain([self.next_sweep])
             .chain(self.leave_at)
             .chain(self.healing.poll_timeout())
+            .chain(self.delivery.next)
             .chain(self.slow.front().map(|(due, ..)| *due))
             .min()
     }
@@ -1083,8 +1180,15 @@ impl Process for Node {
             .collect();
         let ring: Vec<NodeId> = self.view.ring().nodes().collect();
         let own = self.swim.view(0).member(&self.seat.id).map(|own| (own.state, own.incarnation));
+        let leaving = if self.is_leaving() {
+            let standing = self.replica.council().standing();
+            let (drained, member) = (self.healing.machine.is_drained(), self.replica.council().is_member());
+            format!(" leaving (drained {drained}, member {member}, {standing:?}, {:?})", self.healing.why())
+        } else {
+            String::new()
+        };
         format!(
-            "{} {own:?} at roster {roster}, ring {ring:?}, members {members:?}, has seen {seen:?}",
+            "{} {own:?}{leaving} at roster {roster}, ring {ring:?}, members {members:?}, has seen {seen:?}",
             self.seat.id
         )
     }
@@ -1098,6 +1202,16 @@ impl Process for Node {
         self.replica.council().roster().map(|roster| roster.number)
     }
 
+    fn members(&self) -> BTreeSet<Place> {
+        let roster = self.replica.council().roster();
+        let ids = roster.into_iter().flat_map(|roster| roster.members.keys());
+        ids.filter_map(|id| self.place_of(id)).collect()
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leave_at.is_some()
+    }
+
     fn replicas(&self) -> usize {
         self.replica.council().replicas()
     }
@@ -1109,7 +1223,9 @@ impl Process for Node {
 
     fn uploading(&self) -> Vec<Dot> {
         let slow = self.slow.iter().map(|(_, placing, ..)| placing.dot());
-        self.placements.values().map(|(placing, ..)| placing.dot()).chain(slow).collect()
+        // A `fast` version is in the catalog before its chunks are placed elsewhere, and may be superseded meanwhile.
+        let placed = self.placements.values().filter(|(p, ..)| !matches!(p, Placing::Fast { .. }));
+        placed.map(|(placing, ..)| placing.dot()).chain(slow).collect()
     }
 
     fn keeps(&self, room: &Room, chunk: &ChunkId) -> bool {

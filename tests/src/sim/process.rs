@@ -90,6 +90,8 @@ pub enum Word {
     Leave,
     /// To have a member forgotten.
     Forget(Place),
+    /// To send in the background at most so many bytes a second.
+    Cap(u64),
     /// To have these places forgotten, and a majority with them.
     ForgetLost(u64),
 }
@@ -183,7 +185,7 @@ pub struct Deleted {
     pub dots: BTreeSet<Dot>,
     /// Because nothing refers to it; else because others own it.
     pub collected: bool,
-    /// N, as the node has it.
+    /// How many others must have it: N, as the node has it, and of who leaves N as it will be without those who leave.
     pub replicas: usize,
 }
 
@@ -231,6 +233,27 @@ pub trait Durable {
     fn holds(&self, chunk: &ChunkId) -> bool;
     /// All published survivors, by dot.
     fn survivors(&self) -> Vec<Version>;
+
+    /// All survivors, by dot, those too that are not published.
+    fn known(&self) -> Vec<Version> {
+        self.survivors()
+    }
+    /// The most that it sent in the background within a second, in percent of its cap.
+    fn busiest(&self) -> u64 {
+        0
+    }
+    /// How many copies it delivered that uploads still owed.
+    fn delivered(&self) -> u64 {
+        0
+    }
+    /// How many copies uploads still owe.
+    fn owed(&self) -> usize {
+        0
+    }
+    /// How many members it was asked to have forgotten and agreed to.
+    fn forgotten(&self) -> u64 {
+        0
+    }
 
     /// The references recorded with a chunk.
     fn references(&self, chunk: &ChunkId) -> BTreeSet<Dot> {
@@ -313,6 +336,14 @@ pub trait Process: Sized + 'static {
     /// The number of its roster.
     fn roster(&self) -> Option<u64> {
         None
+    }
+    /// The members by its roster.
+    fn members(&self) -> BTreeSet<Place> {
+        BTreeSet::new()
+    }
+    /// Whether it is on its way out for good.
+    fn is_leaving(&self) -> bool {
+        false
     }
     /// N, as its roster has it.
     fn replicas(&self) -> usize;

@@ -65,6 +65,22 @@ impl Council {
         Ok(Ok(()))
     }
 
+    /// This node leaves and proposes its own removal: while it still votes, so that of two members the one that
+    /// stays has a majority afterwards. To be asked again until [`Council::is_member`] says that it is done.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub fn resign(&mut self, storage: &mut dyn Storage, now: Instant) -> Result<()> {
+        self.advance(now);
+        if !self.is_member() || !self.presence.leaving() {
+            return Ok(());
+        }
+        let change = Change { node: self.config.node, entry: None, reason: Reason::Left };
+        self.want(now, change, Duration::ZERO, drive::FORGET_TRIES);
+        self.drive(storage, now)?;
+        self.commit_mark(storage)
+    }
+
     /// An operator says that these members are gone for good and that with them a majority is lost:
     /// the others are the roster from now on. Inner `Ok`: it is adopted here, and the other survivors
     /// are told. What only the lost ones knew is gone until one of them returns.

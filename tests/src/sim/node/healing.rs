@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
+use kepler_protocol::replicator::health::Health;
 use kepler_protocol::replicator::memory::{Judge, Shelf};
 use kepler_protocol::replicator::message::{Answer, Question as Asked};
 use kepler_protocol::replicator::rules::{Claim, PROMISE, RECEIPT_VALID, Reference};
@@ -14,20 +15,18 @@ use kepler_protocol::replicator::{
     Action, ActionId, Config, Done, Faults, Input as Told, Pace, Replicator, Sent as Came, Unreachable,
 };
 use kepler_protocol::ring::{Ring, Weighted};
-use kepler_protocol::roster::DatabaseId;
+use kepler_protocol::roster::{DatabaseId, Roster};
+use kepler_protocol::throttle::Throttle;
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
 use kepler_protocol::view::{State, View};
 
-use super::{Node, Output, Question, Reply, Room, Sent, Setup, path_of};
+use super::{Node, Output, Question, Reply, Room, Sent, Setup, hints, path_of};
 use crate::sim::disk::Data;
 use crate::sim::process::Deleted;
 
 /// The size of every simulated chunk.
 pub const CHUNK_BYTES: u64 = 256 << 10;
-
-/// The cap of background traffic, in bytes a second.
-pub const CAP: u64 = 4 << 20;
 
 /// How long a push waits for its answer.
 const PUSH_DEADLINE: Duration = Duration::from_secs(8);
@@ -38,7 +37,16 @@ const FETCH_DEADLINE: Duration = Duration::from_secs(2);
 /// From the decision to delete until the file is unlinked: what a crash may fall into.
 const UNLINK_AFTER: Duration = Duration::from_millis(40);
 
+/// When a deletion is tried again that failed.
+const UNLINK_AGAIN: Duration = Duration::from_secs(5);
+
 type Marks = BTreeMap<ChunkId, Duration>;
+
+/// With who owned the chunk then.
+type Graces = BTreeMap<ChunkId, (Duration, Vec<NodeId>)>;
+
+/// How much more than the cap may pass in a second, in percent.
+const OVER: u64 = 10;
 
 /// What a run of the process measures by itself, whatever the planted bugs believe.
 #[derive(Default)]
@@ -48,12 +56,12 @@ pub struct Witness {
     told: Instant,
     wall: u64,
     /// Since when, in uptime, a chunk has been noted as superfluous, or as unreferenced.
-    surplus: Marks,
+    surplus: Graces,
     unreferenced: Marks,
     /// When, in uptime, a chunk was promised last.
     promised: Marks,
     /// Of a database that was put aside.
-    backup: (Marks, Marks),
+    backup: (Graces, Marks),
     /// When members were last seen dying.
     deaths: BTreeMap<NodeId, Duration>,
     /// What was deleted since this was asked last.
@@ -62,6 +70,15 @@ pub struct Witness {
     pub broken: Vec<(&'static str, String)>,
     /// Copies sent.
     pub pushed: u64,
+    /// Copies delivered that were owed.
+    pub delivered: u64,
+    /// Members it agreed to have forgotten.
+    pub forgotten: u64,
+    /// What this process sent in the background within the last second, and the caps of that time.
+    sent: VecDeque<(Instant, u64)>,
+    caps: VecDeque<(Instant, u64)>,
+    /// The most that a process sent in a second, in percent of the cap.
+    pub busiest: u64,
 }
 
 impl Witness {
@@ -75,7 +92,33 @@ impl Witness {
     pub fn start(&mut self, wall: u64) -> Duration {
         let passed = Duration::from_millis(wall.saturating_sub(self.wall));
         (self.told, self.wall) = (Instant::ZERO, wall);
+        self.sent.clear();
+        self.caps.clear();
         passed
+    }
+
+    /// Another cap counts from now on; what was let through before it keeps its second.
+    fn cap(&mut self, now: Instant, cap: u64) {
+        self.caps.push_back((now, cap));
+    }
+
+    /// I18: no second holds more than the cap and a tenth.
+    fn sends(&mut self, now: Instant, bytes: u64, me: NodeId) {
+        let second = Duration::from_secs(1);
+        self.sent.push_back((now, bytes));
+        while self.sent.front().is_some_and(|(at, _)| now.since(*at) > second) {
+            self.sent.pop_front();
+        }
+        // A cap counts until a second after the next one came.
+        while self.caps.get(1).is_some_and(|(at, _)| now.since(*at) > second) {
+            self.caps.pop_front();
+        }
+        let cap = self.caps.iter().map(|(_, cap)| *cap).max().unwrap_or(1);
+        let sum: u64 = self.sent.iter().map(|(_, bytes)| bytes).sum();
+        self.busiest = self.busiest.max(sum * 100 / cap);
+        self.break_if(sum * 100 > cap * (100 + OVER), "I18", || {
+            format!("{me} sent {sum} bytes within a second, and its cap is {cap}")
+        });
     }
 
     /// The database is put aside.
@@ -99,6 +142,23 @@ impl Witness {
 /// When to unlink what, and which release that ends.
 type Unlink = (Instant, ChunkId, Option<(ActionId, u64)>);
 
+/// A chunk that is to be sent, and how many of its bytes are still to be let through.
+struct Sending {
+    /// The replicator's; none for a copy that is owed.
+    id: Option<ActionId>,
+    chunk: ChunkId,
+    to: NodeId,
+    left: u64,
+}
+
+/// Chunks that wait for one bucket of the throttle, in order.
+#[derive(Default)]
+struct Lane {
+    waiting: VecDeque<Sending>,
+    /// When to ask for the first.
+    due: Instant,
+}
+
 /// The replicator of a process, and what it has under way.
 pub struct Healing {
     /// The machine.
@@ -106,9 +166,9 @@ pub struct Healing {
     config: Config,
     database: DatabaseId,
     unlinks: VecDeque<Unlink>,
-    /// Paced: by when they may go.
-    sends: BTreeMap<(Instant, u64), (ActionId, ChunkId, NodeId)>,
-    free: [Instant; 2],
+    throttle: Throttle,
+    /// What waits for tokens: of the whole cap, and of a tenth of it.
+    lanes: [Lane; 2],
     fetches: BTreeMap<u64, (ActionId, ChunkId, VecDeque<NodeId>)>,
     next: u64,
     /// Members that died, since when, as this process saw it.
@@ -122,8 +182,11 @@ impl Healing {
         let faults = setup.heal;
         let passed = room.witness.start(wall);
         room.shelf.pass_down(passed, faults);
+        let mut unlinks = VecDeque::new();
         for chunk in room.shelf.open(Instant::ZERO, faults) {
-            room.unlink(&chunk);
+            if !room.unlink(&chunk) {
+                unlinks.push_back((Instant::ZERO + UNLINK_AGAIN, chunk, None));
+            }
         }
         for chunk in room.whole_files() {
             if room.shelf.row(&chunk).is_none() {
@@ -139,13 +202,16 @@ impl Healing {
             faults,
             ..Config::new(me)
         };
+        let throttle =
+            if faults.bursts { Throttle::bursting } else { Throttle::new }(Instant::ZERO, setup.cap);
+        room.witness.cap(Instant::ZERO, setup.cap);
         Self {
             machine: Replicator::new(Instant::ZERO, config),
             config,
             database,
-            unlinks: VecDeque::new(),
-            sends: BTreeMap::new(),
-            free: [Instant::ZERO; 2],
+            unlinks,
+            throttle,
+            lanes: Default::default(),
             fetches: BTreeMap::new(),
             next: 0,
             absent: BTreeMap::new(),
@@ -155,21 +221,27 @@ impl Healing {
 
     /// When something is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let sends = self.sends.keys().next().map(|(at, _)| *at);
-        let unlinks = self.unlinks.front().map(|(at, ..)| *at);
-        [self.machine.poll_timeout(), sends, unlinks].into_iter().flatten().min()
+        let sends = self.lanes.iter().filter(|lane| !lane.waiting.is_empty()).map(|lane| lane.due);
+        let unlinks = self.unlinks.iter().map(|(at, ..)| *at).min();
+        sends.chain(self.machine.poll_timeout()).chain(unlinks).min()
     }
 
-    /// When a sending may go: the bucket's turn.
-    fn turn(&mut self, now: Instant, pace: Pace) -> Instant {
-        let of = |share: u64| Duration::from_micros(CHUNK_BYTES * share * 1_000_000 / CAP);
-        let mut at = self.free[0].max(now);
-        if pace == Pace::Tenth {
-            at = at.max(self.free[1]);
-            self.free[1] = at + of(10);
+    /// Who was taken off the roster has given up its place, however soon it returns.
+    pub fn forget_removed(&mut self, roster: &Roster) {
+        self.absent.retain(|id, _| roster.members.contains_key(id));
+    }
+
+    /// What healing waits for, for whoever looks into a failure.
+    pub fn why(&self) -> Health {
+        self.machine.health(Instant::ZERO)
+    }
+
+    fn wait(&mut self, now: Instant, pace: Pace, sending: Sending) {
+        let lane = &mut self.lanes[pace as usize];
+        if lane.waiting.is_empty() {
+            lane.due = now;
         }
-        self.free[0] = at + of(1);
-        at
+        lane.waiting.push_back(sending);
     }
 }
 
@@ -187,15 +259,16 @@ impl Room {
     }
 
     /// Removes a chunk that was marked gone: file, folder entry, row.
-    fn unlink(&mut self, chunk: &ChunkId) {
-        // What fails now is done at the next start.
+    fn unlink(&mut self, chunk: &ChunkId) -> bool {
         let path = path_of(chunk);
         let gone = self.disk.peek(&path).is_none() || self.disk.unlink(&path).is_ok();
         if gone && self.disk.sync_dir("chunks").is_ok() {
             self.shelf.forget(chunk);
             self.witness.surplus.remove(chunk);
             self.witness.unreferenced.remove(chunk);
+            return true;
         }
+        false
     }
 
     /// The database is lost: what the files tell remains.
@@ -210,7 +283,7 @@ impl Room {
     }
 
     /// What a reference is worth, by what this node knows.
-    fn worth(&self, node: &Node, dot: &Dot, faults: Faults) -> Reference {
+    pub(super) fn worth(&self, node: &Node, dot: &Dot, faults: Faults) -> Reference {
         use kepler_protocol::catalog::storage::Storage;
         let survives = self.db.survivor(dot).ok().flatten().is_some();
         Reference::judge(dot, node.replica.catalog().seen(), survives, false, faults)
@@ -293,26 +366,68 @@ impl Node {
 
     /// Does what is due.
     pub(super) fn heal_timeout(&mut self, room: &mut Room, now: Instant) {
-        while let Some((at, chunk, done)) = self.healing.unlinks.front().copied() {
-            if at > now {
-                break;
+        let (due, later) =
+            std::mem::take(&mut self.healing.unlinks).into_iter().partition(|(at, ..)| *at <= now);
+        self.healing.unlinks = later;
+        let due: VecDeque<Unlink> = due;
+        for (_, chunk, done) in due {
+            if !room.unlink(&chunk) {
+                self.healing.unlinks.push_back((now + UNLINK_AGAIN, chunk, None));
             }
-            self.healing.unlinks.pop_front();
-            room.unlink(&chunk);
             if let Some((id, bytes)) = done {
                 self.healing.machine.handle(now, Told::Done { id, done: Done::Released(Ok(bytes)) });
             }
         }
-        while let Some(entry) = self.healing.sends.first_entry() {
-            if entry.key().0 > now {
-                break;
-            }
-            let (id, chunk, to) = entry.remove();
-            self.send(room, now, id, chunk, to);
-        }
+        self.let_through(room, now);
         if self.healing.machine.poll_timeout().is_some_and(|at| at <= now) {
             self.healing.machine.handle_timeout(now);
         }
+    }
+
+    /// Sends what the throttle lets through, in order.
+    fn let_through(&mut self, room: &mut Room, now: Instant) {
+        for pace in [Pace::Tenth, Pace::Full] {
+            while let Some(first) = self.healing.lanes[pace as usize].waiting.front_mut() {
+                let piece = first.left.min(self.healing.throttle.piece());
+                match self.healing.throttle.take(now, pace, piece) {
+                    Ok(bytes) => {
+                        first.left -= bytes;
+                        if pace == Pace::Full {
+                            room.witness.sends(now, bytes, self.seat.id);
+                        }
+                        if first.left > 0 {
+                            continue;
+                        }
+                        let Some(sending) = self.healing.lanes[pace as usize].waiting.pop_front() else {
+                            break;
+                        };
+                        match sending.id {
+                            _ if pace == Pace::Tenth => {
+                                self.healing.wait(now, Pace::Full, Sending { left: CHUNK_BYTES, ..sending });
+                            }
+                            Some(id) => self.send(room, now, id, sending.chunk, sending.to),
+                            None => self.send_owed(now, (sending.to, sending.chunk)),
+                        }
+                    }
+                    Err(at) => {
+                        self.healing.lanes[pace as usize].due = at;
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A copy that is owed waits for the throttle.
+    pub(super) fn heal_owed(&mut self, now: Instant, (to, chunk): hints::Row) {
+        self.healing.wait(now, Pace::Full, Sending { id: None, chunk, to, left: CHUNK_BYTES });
+    }
+
+    /// An operator changes the cap.
+    pub(super) fn heal_cap(&mut self, room: &mut Room, now: Instant, cap: u64) {
+        self.healing.throttle.set_cap(now, cap);
+        self.healing.lanes.iter_mut().for_each(|lane| lane.due = now);
+        room.witness.cap(now, cap);
     }
 
     fn send(&mut self, room: &mut Room, now: Instant, id: ActionId, chunk: ChunkId, to: NodeId) {
@@ -339,17 +454,17 @@ impl Node {
         if young || !roster.members.keys().any(recent) {
             return;
         }
-        let nodes = roster.members.iter().filter(|(id, _)| on(id));
-        let ring = Ring::build(
-            roster.constants.reference_capacity,
-            nodes.map(|(id, entry)| Weighted {
+        let owns = |on: &dyn Fn(&NodeId) -> bool| {
+            let nodes = roster.members.iter().filter(|(id, _)| on(id));
+            let nodes = nodes.map(|(id, entry)| Weighted {
                 id: *id,
                 zone: entry.zone.as_deref(),
                 capacity: entry.capacity,
-            }),
-        );
-        let owners = ring.owners(chunk.key(), roster.replicas());
-        let early = !owners.contains(&to);
+            });
+            let ring = Ring::build(roster.constants.reference_capacity, nodes);
+            ring.owners(chunk.key(), roster.replicas()).contains(&to)
+        };
+        let early = owns(&|id| view.ring().contains(id)) && !owns(&on);
         room.witness.break_if(early, "I5", || {
             let absent: Vec<_> = self.healing.absent.iter().map(|(id, at)| (id, now.since(*at))).collect();
             let ring: Vec<NodeId> = view.ring().nodes().collect();
@@ -387,9 +502,12 @@ impl Node {
                 (id, Done::Page(Some(page)))
             }
             Action::Note(note) => {
-                let witness = &mut room.witness;
-                for (chunk, _) in &note.surplus {
-                    witness.surplus.insert(*chunk, witness.uptime);
+                let (witness, me) = (&mut room.witness, self.seat.id);
+                for (chunk, owners) in &note.surplus {
+                    let before = witness.surplus.insert(*chunk, (witness.uptime, owners.clone()));
+                    witness.break_if(before.is_some_and(|(_, before)| before == *owners), "I8", || {
+                        format!("{me} began the grace of {chunk} anew, for the same owners")
+                    });
                 }
                 for chunk in &note.wanted {
                     witness.surplus.remove(chunk);
@@ -418,6 +536,11 @@ impl Node {
                 (id, Done::Looked(room.shelf.look(&worth, &items, |chunk| room.is_named(chunk))))
             }
             Action::Promise { id, chunk, dots } => {
+                if room.shelf.has(&chunk) && room.is_named(&chunk) && !room.is_whole(&chunk) {
+                    // Set aside, to be fetched anew; a failure is found again.
+                    let _ = room.disk.unlink(&path_of(&chunk));
+                    self.healing.machine.handle(now, Told::Lost(chunk));
+                }
                 let given = room.is_whole(&chunk) && room.shelf.promise(now, chunk, &dots, faults);
                 if given {
                     room.witness.promised.insert(chunk, room.witness.uptime);
@@ -433,9 +556,7 @@ impl Node {
             }
             Action::Send { id, chunk, to, pace } => {
                 self.witness_move(room, now, &chunk, to);
-                self.healing.next += 1;
-                let at = (self.healing.turn(now, pace), self.healing.next);
-                self.healing.sends.insert(at, (id, chunk, to));
+                self.healing.wait(now, pace, Sending { id: Some(id), chunk, to, left: CHUNK_BYTES });
                 return None;
             }
             Action::Fetch { id, chunk, from } => {
@@ -511,8 +632,10 @@ impl Node {
         self.witness_breaker(room, &claim.chunk);
         let grace = self.healing.config.handoff_grace;
         let me = self.seat.id;
+        // Who leaves has no grace.
+        let grace = if self.leave_at.is_some() { Duration::ZERO } else { grace };
         let witness = &mut room.witness;
-        let waited = witness.surplus.get(&claim.chunk).map(|since| witness.uptime - *since);
+        let waited = witness.surplus.get(&claim.chunk).map(|(since, _)| witness.uptime - *since);
         witness.break_if(waited.is_none_or(|waited| waited < grace), "I8", || {
             format!("{me} released {} after {waited:?} of its grace", claim.chunk)
         });
@@ -547,12 +670,27 @@ impl Node {
 
     fn deleted(&self, room: &mut Room, chunk: &ChunkId, collected: bool) {
         let dots: BTreeSet<Dot> = room.shelf.row(chunk).map(|row| row.dots.clone()).unwrap_or_default();
-        let replicas = self.replica.council().replicas();
+        let replicas = self.copies_elsewhere();
         let witness = &mut room.witness;
         let promised = witness.promised.get(chunk).map(|at| witness.uptime - *at);
         witness.break_if(promised.is_some_and(|age| age < PROMISE), "I8", || {
             format!("{} deletes {chunk}, which it promised to keep {promised:?} ago", self.seat.id)
         });
         room.witness.deleted.push(Deleted { chunk: *chunk, dots, collected, replicas });
+    }
+
+    /// How many others must have a copy before this one goes.
+    fn copies_elsewhere(&self) -> usize {
+        let replicas = self.replica.council().replicas();
+        let (Some(view), Some(roster)) = (&self.healing.view, self.replica.council().roster()) else {
+            return replicas;
+        };
+        if self.leave_at.is_none() {
+            return replicas;
+        }
+        let leaves =
+            |id: &NodeId| view.member(id).is_some_and(|m| matches!(m.state, State::Leaving | State::Left));
+        let staying = roster.members.keys().filter(|id| !leaves(id) && **id != self.seat.id).count();
+        usize::from(self.setup.replication_factor).min(staying).max(1)
     }
 }
