@@ -66,20 +66,6 @@ fn every_promise_holds_where_writers_race() {
     });
 }
 
-/// A tenth of all messages come up to ten seconds late, while one node loses its database again and again.
-#[test]
-fn every_promise_holds_where_replicas_lag_behind_one_another() {
-    sweep("lagging replicas", seeds(100), |seed| {
-        let mut options = Options::new(seed);
-        options.usual.delay = 100_000;
-        options.budget.every = Duration::from_secs(3);
-        options.workload.every = Duration::from_millis(150);
-        options.workload.names = 2;
-        options.chaos = Duration::from_secs(60);
-        options
-    });
-}
-
 /// Members are removed while they are away, leave, are forgotten, move to another zone, and return with
 /// all they had.
 #[test]
