@@ -257,6 +257,8 @@ pub struct Catalog {
     /// Members that the view does not rule out, where there is a view.
     reachable: Option<BTreeSet<NodeId>>,
     ready: Option<std::result::Result<(), String>>,
+    /// No write begins here any more.
+    closed: bool,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
 }
@@ -308,6 +310,7 @@ impl Catalog {
             audit: audit::Auditor::new(now + config.audit_interval),
             reachable: None,
             ready: None,
+            closed: false,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             rng,
@@ -558,33 +561,39 @@ impl Catalog {
         Ok(learned)
     }
 
-    /// Whether all of `seen` is known to every other member that is here, and nothing of this node
-    /// waits to be published; else what there is to wait for.
+    /// Takes no more writes: this node is about to leave. What has begun goes on; reads always do.
+    pub const fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// What this node alone may know of until it is done, if there is such a thing: writes under way, and
+    /// `fast` ones that are not published.
     ///
     /// # Errors
     ///
     /// If the storage fails.
-    pub fn is_shared(
-        &self,
-        storage: &dyn Storage,
-        electorate: &dyn Electorate,
-        seen: &Seen,
-    ) -> Result<std::result::Result<(), String>> {
-        if !self.operations.is_empty() {
-            return Ok(Err(format!("{} operations are under way", self.operations.len())));
-        }
-        if !storage.unpublished(None, 1)?.is_empty() {
-            return Ok(Err("a fast write is not with its owners yet".into()));
-        }
+    pub fn unfinished(&self, storage: &dyn Storage) -> Result<Option<String>> {
+        let writes = self.operations.values().filter(|op| !matches!(op.goal, operation::Goal::Read)).count();
+        Ok(if writes > 0 {
+            Some(format!("{writes} writes are under way"))
+        } else if !storage.unpublished(None, 1)?.is_empty() {
+            Some("a fast write is not with its owners yet".into())
+        } else {
+            None
+        })
+    }
+
+    /// Whether all of `seen` is known to every other member that is here; else what there is to wait for.
+    pub fn is_shared(&self, electorate: &dyn Electorate, seen: &Seen) -> std::result::Result<(), String> {
         let members = electorate.members();
         let mut others = members.iter().filter(|(id, _)| *id != self.config.node && self.is_reachable(id));
-        Ok(match others.clone().next() {
+        match others.clone().next() {
             None => Err("no other member is here".into()),
             Some(_) => match others.find(|(id, database)| !self.collect.has_seen(id, *database, seen)) {
                 Some((behind, _)) => Err(format!("{behind} does not know yet all that this node knows")),
                 None => Ok(()),
             },
-        })
+        }
     }
 
     /// How many operations are under way: begun writes, reads, deletes.
