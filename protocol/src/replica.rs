@@ -29,6 +29,9 @@ use crate::wire::MAX_CALL_BYTES;
 
 pub use crate::catalog::Unreachable;
 
+#[cfg(test)]
+mod tests;
+
 /// How long a council waits for an answer.
 const COUNCIL_DEADLINE: Duration = Duration::from_secs(5);
 
