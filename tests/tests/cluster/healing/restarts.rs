@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use kepler_protocol::chunk::ChunkId;
-use kepler_tests::cluster::Cluster;
+use kepler_tests::cluster::{Cluster, scaled};
 
 use super::{MIB, background_bytes, exactly_placed, read_all, sent_in_background, with, write};
 
@@ -17,16 +17,18 @@ async fn a_node_that_bounces_and_one_that_is_upgraded_move_nothing() -> Result<(
     exactly_placed(&cluster, 5, &chunks, Duration::from_secs(60)).await?;
     let mut others = sent_in_background(&cluster).await? - background_bytes(&cluster.nodes[4]).await?;
     let mut moved = 0.0;
-    for round in 0..4 {
+    // The full numbers: every 20 s for 3 minutes.
+    let (bounces, pause) = (scaled(9).max(4), Duration::from_secs(scaled(10).max(4) as u64));
+    for round in 0..bounces {
         if round % 2 == 0 {
             cluster.nodes[4].kill();
         } else {
             cluster.nodes[4].terminate().await?;
         }
-        tokio::time::sleep(Duration::from_secs(4)).await;
+        tokio::time::sleep(pause).await;
         cluster.nodes[4].start()?;
         cluster.settle().await?;
-        tokio::time::sleep(Duration::from_secs(4)).await;
+        tokio::time::sleep(pause).await;
         moved += background_bytes(&cluster.nodes[4]).await?;
     }
     let now = sent_in_background(&cluster).await? - background_bytes(&cluster.nodes[4]).await?;
@@ -48,7 +50,7 @@ async fn a_node_that_bounces_and_one_that_is_upgraded_move_nothing() -> Result<(
     let (_, copies) = exactly_placed(&cluster, 5, &chunks, Duration::from_secs(30)).await?;
     let read = read_all(&cluster, &files).await?;
     println!(
-        "bounces: 4 bounces moved {moved:.0} bytes, a rolling restart of 5 nodes {upgraded:.0}; {copies} copies hashed, {read} reads"
+        "bounces: {bounces} bounces, {pause:?} away and {pause:?} here, moved {moved:.0} bytes, a rolling restart of 5 nodes {upgraded:.0}; {copies} copies hashed, {read} reads"
     );
     Ok(())
 }
