@@ -162,7 +162,8 @@ test('a retry does not send again what is there already', async () => {
 	await page.getByTestId('file-input').setInputFiles({ name: 'lost.bin', mimeType: 'application/octet-stream', buffer: bytes });
 	await eventually('it has failed', async () => (await state(page, 'retry/lost.bin')) === 'failed');
 	await item(page, 'retry/lost.bin').getByRole('button', { name: /^Try/ }).click();
-	await item(page, 'retry/lost.bin').getByText('nothing was sent again').waitFor();
+	await item(page, 'retry/lost.bin').getByText(/^Was there already, not sent again, [23] of 3 copies durable$/).waitFor();
+	await item(page, 'retry/lost.bin').getByRole('button', { name: 'Receipt' }).waitFor();
 	assert.equal(sent, 1);
 
 	// Other bytes of the same length are no reason not to send.
