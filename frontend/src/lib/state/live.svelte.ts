@@ -55,7 +55,6 @@ class Live {
 	#listeners = new Set<(event: ClusterEvent) => void>();
 	#abort: AbortController | null = null;
 	#counters: { at: number; received: number; sent: number } | null = null;
-	#healthKnown = true;
 	#refreshing: Promise<void> | null = null;
 	#again = false;
 	#movement = 1;
@@ -194,12 +193,11 @@ class Live {
 				api.cluster(),
 				api.status(),
 				// It asks all members: where that fails, the rest is still worth showing.
-				this.#healthKnown ? api.health().catch(() => this.health ?? undefined) : null
+				api.health().catch(() => this.health)
 			]);
-			if (health === null) this.#healthKnown = false;
 			this.cluster = cluster;
 			this.status = status;
-			this.health = health ?? null;
+			this.health = health;
 			if (cluster.ring.digest !== this.#digest && cluster.members.length <= RING_MEMBERS) {
 				this.ring = await api.ring();
 				this.#digest = cluster.ring.digest;
