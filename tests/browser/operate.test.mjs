@@ -42,7 +42,7 @@ test('the bandwidth cap that is set is the cap of every member', async () => {
 	await everywhere('every member has the cap', (status) => status.bandwidth.cap_bytes_per_second === 73_000_000);
 	await page.getByText('Now 73 MB/s.').waitFor();
 	await page.goto(`${a.url}/nodes/node-a`);
-	await page.getByText('of at most 69.6 MiB/s').waitFor();
+	await page.getByText('of at most 73 MB/s').waitFor();
 	assert.deepEqual(page.complaints, []);
 });
 
