@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { busy, launch, open } from './lib/browser.mjs';
+import { ALLOW, busy, launch, open as openPage } from './lib/browser.mjs';
 import { Cluster } from './lib/cluster.mjs';
 import { eventually } from './lib/eventually.mjs';
 import { film, pdf, wav } from './lib/media.mjs';
@@ -23,6 +23,8 @@ after(async () => {
 	rmSync(folder, { recursive: true, force: true });
 });
 
+// Whether a name is there is asked before it is written to.
+const open = (browser, url, { allow = [], ...options } = {}) => openPage(browser, url, { allow: [ALLOW.absent, ...allow], ...options });
 const sha = (bytes) => createHash('sha256').update(bytes).digest('hex');
 const row = (page, name) => page.locator(`[data-row="${name}"]`);
 const item = (page, name) => page.locator(`[data-testid=uploads] [data-name="${name}"]`);
@@ -296,6 +298,32 @@ test('what was collected does not come back, and says so', async () => {
 	await page.getByRole('button', { name: 'Undo' }).click();
 	await page.getByText('its chunks have been collected').waitFor();
 	await page.getByTestId('empty').waitFor();
+	await close(page);
+});
+
+test('a folder is deleted after a question that says how much it is, and comes back', async () => {
+	for (const name of ['a.txt', 'deep/b.txt', 'deep/er/c.txt']) await node.put(`clear/whole/${name}`, name, 'text/plain');
+	await node.put('clear/wholesome.txt', 'stays', 'text/plain');
+	const page = await open(browser, `${node.url}/files/clear`);
+	const clear = async () => {
+		await row(page, 'clear/whole/').getByRole('button', { name: /^Actions/ }).click();
+		await page.getByRole('menuitem', { name: 'Delete…' }).click();
+		return page.getByRole('dialog', { name: 'Delete the folder whole?' });
+	};
+	let dialog = await clear();
+	await dialog.getByText('It holds 3 files with').waitFor();
+	await dialog.getByRole('button', { name: 'Cancel' }).click();
+	assert.equal(String(await stored('clear/whole/deep/b.txt')), 'deep/b.txt');
+	dialog = await clear();
+	await dialog.getByRole('button', { name: 'Delete 3 files' }).click();
+	await row(page, 'clear/whole/').waitFor({ state: 'detached' });
+	await row(page, 'clear/wholesome.txt').waitFor();
+	assert.deepEqual((await node.json('/v1/files?prefix=clear/')).files.map((f) => f.name), ['clear/wholesome.txt']);
+	await page.getByText('Deleted 3 files').waitFor();
+	await page.getByRole('button', { name: 'Undo' }).click();
+	await page.getByText('3 files are back').waitFor();
+	await row(page, 'clear/whole/').waitFor();
+	for (const name of ['a.txt', 'deep/b.txt', 'deep/er/c.txt']) assert.equal(String(await stored(`clear/whole/${name}`)), name);
 	await close(page);
 });
 

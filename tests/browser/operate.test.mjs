@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, afterEach, before, test } from 'node:test';
-import { launch, open, violations } from './lib/browser.mjs';
+import { ALLOW, launch, open, violations } from './lib/browser.mjs';
 import { Cluster } from './lib/cluster.mjs';
 import { eventually } from './lib/eventually.mjs';
 
@@ -116,7 +116,7 @@ test('a member that is gone is told of calmly once everything has its copies, an
 
 test('a member that is alive is not forgotten, and why is said in the dialog', async () => {
 	const [a, b] = cluster.nodes;
-	const page = await open(browser, `${a.url}/nodes/node-b`);
+	const page = await open(browser, `${a.url}/nodes/node-b`, { allow: [ALLOW.refused] });
 	const farewell = page.getByTestId('farewell');
 	const link = farewell.getByRole('link', { name: 'Let it leave on its own page' });
 	assert.equal(await link.getAttribute('href'), `${b.url}/nodes/node-b`);
@@ -147,7 +147,7 @@ test('a node leaves after a question, is seen draining, and the page goes on wit
 	}
 	await d.fetch('/v1/repair', { method: 'POST', body: JSON.stringify({ action: 'start', bandwidth_mbps: 4, all: true }) });
 	const elsewhere = await open(browser, `${a.url}/nodes/node-d`);
-	const page = await open(browser, `${d.url}/nodes/node-d`);
+	const page = await open(browser, `${d.url}/nodes/node-d`, { allow: [ALLOW.away, ALLOW.unavailable] });
 	const farewell = page.getByTestId('farewell');
 	await farewell.getByRole('button', { name: 'Leave the cluster…' }).click();
 	const dialog = page.getByRole('dialog', { name: 'Let node-d leave?' });
