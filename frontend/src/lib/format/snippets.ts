@@ -22,7 +22,7 @@ const isLoopback = (addr: string): boolean => /^(127\.|localhost$|::1$)/.test(ad
 
 export function snippets({ origin, members, token }: Facts): Snippet[] {
 	const auth = token ? " \\\n  -H 'Authorization: Bearer TOKEN'" : '';
-	const alive = members.filter((m) => m.status === 'alive').slice(0, 3);
+	const alive = members.filter((m) => m.status === 'alive').slice(0, 2);
 	const host = (addr: string) => (addr.includes(':') ? `[${addr}]` : addr);
 	const seeds = alive.map((m) => `${host(m.addr)}:${m.gossip_port}`).join(',') || '127.0.0.1:4001';
 	const next = fresh(members.map((m) => m.id));
@@ -41,10 +41,10 @@ export function snippets({ origin, members, token }: Facts): Snippet[] {
 			title: 'curl',
 			about: 'Store, read, list and delete, with nothing but HTTP.',
 			code: [
-				`curl -T photo.jpg${auth} ${origin}/v1/files/photos/photo.jpg`,
-				`curl -O${auth} ${origin}/v1/files/photos/photo.jpg`,
-				`curl${auth} '${origin}/v1/files?prefix=photos/'`,
-				`curl -X DELETE${auth} ${origin}/v1/files/photos/photo.jpg`
+				`curl -T photo.jpg${auth} \\\n  ${origin}/v1/files/photos/photo.jpg`,
+				`curl -O${auth} \\\n  ${origin}/v1/files/photos/photo.jpg`,
+				`curl${auth} \\\n  '${origin}/v1/files?prefix=photos/'`,
+				`curl -X DELETE${auth} \\\n  ${origin}/v1/files/photos/photo.jpg`
 			].join('\n')
 		},
 		{
@@ -85,7 +85,8 @@ export function snippets({ origin, members, token }: Facts): Snippet[] {
 				? `Put the address at which the others reach it in place of ${THIS_MACHINE}. It joins through any member, takes its share of the ring and its chunks.`
 				: 'It joins through any member, takes its share of the ring and its chunks.',
 			code: code(
-				[`NODE_ID=${next}`, ...(remote ? place.slice(0, 1) : ['HTTP_PORT=0', 'GOSSIP_PORT=0', 'TRANSFER_PORT=0'])],
+				[`NODE_ID=${next}`, ...place.slice(0, 1)],
+				remote ? [] : ['HTTP_PORT=0', 'GOSSIP_PORT=0', 'TRANSFER_PORT=0'],
 				[`SEEDS=${seeds}`],
 				...place.slice(1).map((p) => [p]),
 				['kepler-node']
