@@ -79,6 +79,12 @@ test('an upload for all owners fails while one is away, is no success when tried
 		if (['PUT', 'POST'].includes(request.method())) sent.push(`${request.method()} ${new URL(request.url()).pathname}`);
 	});
 	const bytes = randomBytes(5 << 20);
+	await page.route('**/v1/files/all/f.bin?**', async (route) => {
+		if (route.request().method() !== 'PUT') return route.continue();
+		// As an owner leaves it that goes away in the middle: published, and not durable on all.
+		await a.put('all/f.bin', bytes);
+		return route.fulfill({ status: 503, contentType: 'application/problem+json', body: JSON.stringify({ type: 'unknown', title: 'Unknown', status: 503, detail: 'not confirmed' }) });
+	});
 	await page.getByTestId('file-input').setInputFiles({ name: 'f.bin', mimeType: 'application/octet-stream', buffer: bytes });
 	const item = page.locator('[data-testid=uploads] [data-name="all/f.bin"]');
 	const state = () => item.getAttribute('data-state');
@@ -86,6 +92,7 @@ test('an upload for all owners fails while one is away, is no success when tried
 	assert.equal((await b.fetch('/v1/files/all/f.bin', { method: 'HEAD' })).status, 200, 'its bytes can be read all the same');
 	await item.getByRole('button', { name: /^Try/ }).click();
 	await eventually('it has failed again', async () => sent.length === 2 && (await state()) === 'failed');
+	await item.getByText(/2 of the 3 needed replicas/).waitFor();
 	assert.equal(await item.getByRole('button', { name: 'Receipt' }).count(), 0);
 	c.start();
 	await cluster.settled();
