@@ -151,7 +151,7 @@ test('an upload is cancelled, leaves nothing, and succeeds when tried again', as
 });
 
 test('a retry does not send again what is there already', async () => {
-	const page = await open(browser, `${node.url}/files/retry`);
+	const page = await open(browser, `${node.url}/files/retry`, { allow: [ALLOW.away] });
 	let sent = 0;
 	await page.route('**/v1/files/retry/**', async (route) => {
 		if (route.request().method() !== 'PUT') return route.continue();
@@ -210,7 +210,7 @@ test('the durability that is chosen is the one that is asked for', async () => {
 test('a file is renamed, copied, deleted, and comes back', async () => {
 	const bytes = randomBytes(5 << 20);
 	await node.put('verbs/a.bin', bytes, 'application/x-thing');
-	const page = await open(browser, `${node.url}/files/verbs`);
+	const page = await open(browser, `${node.url}/files/verbs`, { allow: [ALLOW.changed] });
 	await act(page, 'verbs/a.bin', 'Rename…');
 	await page.getByLabel('Name, with its folders').fill('verbs/b.bin');
 	await page.keyboard.press('Enter');
@@ -257,7 +257,7 @@ test('a file is renamed, copied, deleted, and comes back', async () => {
 test('a version that was replaced comes back, over its successor and over nothing newer', async () => {
 	const old = randomBytes(5 << 20);
 	await node.put('again/a.bin', old, 'application/x-old');
-	const page = await open(browser, `${node.url}/files/again`);
+	const page = await open(browser, `${node.url}/files/again`, { allow: [ALLOW.changed] });
 	await row(page, 'again/a.bin').waitFor();
 	const replace = async (buffer) => {
 		await page.getByTestId('file-input').setInputFiles({ name: 'a.bin', mimeType: 'application/x-new', buffer });
@@ -285,7 +285,7 @@ test('a version that was replaced comes back, over its successor and over nothin
 });
 
 test('what was collected does not come back, and says so', async () => {
-	const page = await open(browser, `${node.url}/files/collected`);
+	const page = await open(browser, `${node.url}/files/collected`, { allow: [ALLOW.gone] });
 	await page.getByTestId('empty').waitFor();
 	await node.put('collected/a.bin', randomBytes(1000));
 	await row(page, 'collected/a.bin').waitFor();
