@@ -269,7 +269,14 @@ impl Node {
         );
         let operator = Operator::new(operations::Parts {
             me: id,
-            healing: Healing::new(healer.clone(), store.clone(), catalog.clone(), electors.clone()),
+            healing: Healing::new(
+                healer.clone(),
+                store.clone(),
+                catalog.clone(),
+                id,
+                view.clone(),
+                electors.clone(),
+            ),
             store: store.clone(),
             swarm: swarm.clone(),
             view: view.clone(),

@@ -26,6 +26,8 @@
 //! | `operation`, `read`, `write`, `reserve` | operations of this node as a coordinator |
 //! | `vote` | this node as a replica: reservations and votes |
 //! | `exchange`, `relay`, `collect` | healing what a push missed; passing on; dropping stubs |
+//! | `learn`, `shared` | what follows from what is learnt; whether the others know it all |
+//! | `requests`, `config`, `event` | requests under way; settings; what a catalog says |
 //! | `audit` | a slow pass by fingerprints that finds what rot hid |
 
 pub mod command;
@@ -41,13 +43,18 @@ pub mod storage;
 mod audit;
 mod census;
 mod collect;
+mod config;
 mod dots;
+mod event;
 mod exchange;
 mod fingerprint;
+mod learn;
 mod operation;
 mod read;
 mod relay;
+mod requests;
 mod reserve;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod vote;
@@ -55,175 +62,23 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use self::command::{Command, CommandId, Outcome};
+use self::command::{Command, CommandId};
 use self::electorate::Electorate;
-use self::merge::{Knowledge, Learned};
+use self::merge::Knowledge;
 use self::message::{Request, Response};
 use self::operation::Operation;
+use self::requests::{Purpose, Requests};
 use self::seen::Seen;
 use self::storage::{Result, Storage};
-use crate::name::Name;
 use crate::node_id::NodeId;
 use crate::roster::DatabaseId;
 use crate::time::Instant;
-use crate::version::{Dot, Version};
+use crate::version::Dot;
 use crate::view::View;
 
-/// Settings of a catalog.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This node.
-    pub node: NodeId,
-    /// How long stragglers are waited for once a majority has acknowledged (`ACK_GRACE_MS`).
-    pub ack_grace: Duration,
-    /// How long a read of a name waits for a majority.
-    pub read_timeout: Duration,
-    /// How long a write, from its publishing command on, may take in all.
-    pub write_timeout: Duration,
-    /// How long one request waits for its answer before it is sent again.
-    pub request_timeout: Duration,
-    /// How long a reservation stands.
-    pub reservation: Duration,
-    /// How long a recorded vote is kept.
-    pub vote_kept: Duration,
-    /// The least time between two exchanges that this node begins.
-    pub exchange_interval: Duration,
-    /// The least time between two windows of names that this node compares by fingerprints.
-    pub audit_interval: Duration,
-    /// How often stubs are looked through for what everybody has seen.
-    pub collect_interval: Duration,
-    /// Planted bugs.
-    #[doc(hidden)]
-    pub faults: Faults,
-}
-
-impl Config {
-    /// The defaults, for this node.
-    pub fn new(node: NodeId) -> Self {
-        Self {
-            node,
-            ack_grace: Duration::from_millis(500),
-            read_timeout: Duration::from_secs(3),
-            write_timeout: Duration::from_secs(9),
-            request_timeout: Duration::from_secs(2),
-            reservation: Duration::from_secs(5),
-            vote_kept: Duration::from_secs(600),
-            exchange_interval: Duration::from_secs(1),
-            audit_interval: audit::INTERVAL,
-            collect_interval: Duration::from_secs(10),
-            faults: Faults::default(),
-        }
-    }
-}
-
-/// Planted bugs, each one changed line, to show that a harness finds them.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// Majorities are counted over the live members of the view instead of the roster.
-    pub majority_over_view: bool,
-    /// Generation and block of dots start from 1 after a lost database.
-    pub reuse_dots: bool,
-    /// The context of a write is taken from the local state only.
-    pub local_context_only: bool,
-    /// A tombstone can be the head.
-    pub tombstone_as_head: bool,
-    /// A replica that is not ready answers all the same.
-    pub answer_before_ready: bool,
-    /// A repeated vote counts as another.
-    pub count_repeated_votes: bool,
-    /// The stamp's count is the wall clock.
-    pub wall_clock_stamp: bool,
-}
-
-/// A peer could not be asked, or did not answer in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the peer could not be reached")]
-pub struct Unreachable;
-
-/// What is to be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transmit {
-    /// A request to a member.
-    Request {
-        /// The member.
-        to: NodeId,
-        /// Names the request; hand it back with the answer.
-        id: u64,
-        /// The request.
-        request: Request,
-        /// When to give up and report [`Unreachable`].
-        deadline: Instant,
-    },
-    /// The answer to a request.
-    Response {
-        /// The token that came with the request.
-        token: u64,
-        /// The answer.
-        response: Response,
-    },
-}
-
-/// What the services and the council should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A command is answered.
-    Completed {
-        /// The command.
-        id: CommandId,
-        /// Its answer.
-        outcome: Outcome,
-    },
-    /// A version survives here that did not before: written here (its dot's node is this one) or
-    /// learnt.
-    Written {
-        /// The name.
-        name: Name,
-        /// The version.
-        dot: Dot,
-        /// Whether it is a tombstone.
-        deleted: bool,
-    },
-    /// A name has a second live version since just now, concurrent with the first.
-    Conflict {
-        /// The name.
-        name: Name,
-    },
-    /// More is seen than before: announce [`Catalog::seen_digest`] and tell the council.
-    SeenChanged,
-    /// Whether this node may vote has changed, as the electorate says.
-    Ready(std::result::Result<(), String>),
-    /// `from` holds a newer roster than this node: the council should fetch it.
-    Behind {
-        /// Who has it.
-        from: NodeId,
-        /// Its number.
-        number: u64,
-    },
-    /// All that `peer` knew at its beginning was exchanged.
-    Exchanged {
-        /// The peer.
-        peer: NodeId,
-        /// Whether anything was new.
-        learnt: bool,
-    },
-    /// The disk had lost a live version, which was put back, or had brought one back, which was dropped.
-    Healed {
-        /// The name.
-        name: Name,
-        /// The version.
-        dot: Dot,
-        /// Whether it was put back.
-        restored: bool,
-    },
-    /// Somebody offered a known dot with other content, or no version at all; it was not stored.
-    Contradiction {
-        /// The dot.
-        dot: Dot,
-    },
-}
+pub use self::config::{Config, Faults};
+pub use self::event::{Event, Transmit, Unreachable};
 
 /// What a verb works with.
 struct Step<'a> {
@@ -245,10 +100,8 @@ pub struct Catalog {
     writes: BTreeMap<Dot, u64>,
     /// When an operation is next to be looked at.
     alarms: BTreeSet<(Instant, u64)>,
-    /// Requests under way and what they are for.
-    requests: BTreeMap<u64, Purpose>,
+    requests: Requests,
     next_operation: u64,
-    next_request: u64,
     replica: vote::Replica,
     exchange: exchange::Exchange,
     relays: relay::Relays,
@@ -257,18 +110,10 @@ pub struct Catalog {
     /// Members that the view does not rule out, where there is a view.
     reachable: Option<BTreeSet<NodeId>>,
     ready: Option<std::result::Result<(), String>>,
+    /// No write begins here any more.
+    closed: bool,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
-}
-
-/// What a request was sent for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    Operation { id: u64, node: NodeId },
-    Exchange,
-    Audit,
-    Relay(u64),
-    Nothing,
 }
 
 impl Catalog {
@@ -297,10 +142,8 @@ impl Catalog {
             operations: BTreeMap::new(),
             writes: BTreeMap::new(),
             alarms: BTreeSet::new(),
-            requests: BTreeMap::new(),
+            requests: Requests::new(rng.u64(..1 << 62)),
             next_operation: 0,
-            // Answers to a catalog that was thrown away must not be taken for answers to this one.
-            next_request: rng.u64(..1 << 62),
             replica: vote::Replica::open(&config, storage, now)?,
             exchange: exchange::Exchange::new(now),
             relays: relay::Relays::default(),
@@ -308,6 +151,7 @@ impl Catalog {
             audit: audit::Auditor::new(now + config.audit_interval),
             reachable: None,
             ready: None,
+            closed: false,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             rng,
@@ -371,7 +215,7 @@ impl Catalog {
         if let Ok(Response::Behind(number)) = response {
             self.events.push_back(Event::Behind { from, number });
         }
-        match self.requests.remove(&request_id) {
+        match self.requests.end(request_id) {
             Some(Purpose::Operation { id, node }) if node == from => {
                 self.operation_answer(&mut step, id, node, request_id, response)?;
             }
@@ -547,94 +391,13 @@ impl Catalog {
         self.exchange.urge(now, peer);
     }
 
-    /// Merges a published version that came by another road than a catalog message.
-    ///
-    /// # Errors
-    ///
-    /// If the storage fails.
-    pub fn merge(&mut self, storage: &mut dyn Storage, version: &Version) -> Result<Learned> {
-        let learned = self.learn(storage, version)?;
-        self.tell();
-        Ok(learned)
-    }
-
-    /// Whether all of `seen` is known to every other member that is here, and nothing of this node
-    /// waits to be published; else what there is to wait for.
-    ///
-    /// # Errors
-    ///
-    /// If the storage fails.
-    pub fn is_shared(
-        &self,
-        storage: &dyn Storage,
-        electorate: &dyn Electorate,
-        seen: &Seen,
-    ) -> Result<std::result::Result<(), String>> {
-        if !self.operations.is_empty() {
-            return Ok(Err(format!("{} operations are under way", self.operations.len())));
-        }
-        if !storage.unpublished(None, 1)?.is_empty() {
-            return Ok(Err("a fast write is not with its owners yet".into()));
-        }
-        let members = electorate.members();
-        let mut others = members.iter().filter(|(id, _)| *id != self.config.node && self.is_reachable(id));
-        Ok(match others.clone().next() {
-            None => Err("no other member is here".into()),
-            Some(_) => match others.find(|(id, database)| !self.collect.has_seen(id, *database, seen)) {
-                Some((behind, _)) => Err(format!("{behind} does not know yet all that this node knows")),
-                None => Ok(()),
-            },
-        })
-    }
-
     /// How many operations are under way: begun writes, reads, deletes.
     pub fn operations(&self) -> usize {
         self.operations.len()
     }
 
-    fn learn(&mut self, storage: &mut dyn Storage, version: &Version) -> Result<Learned> {
-        let learned = self.knowledge.learn(storage, version)?;
-        match learned {
-            Learned::New => self.written(storage, version)?,
-            Learned::Known => {}
-            Learned::Refused => self.events.push_back(Event::Contradiction { dot: version.dot }),
-        }
-        Ok(learned)
-    }
-
-    /// A version survives here that did not before.
-    fn written(&mut self, storage: &dyn Storage, version: &Version) -> Result<()> {
-        let Version { name, dot, .. } = version.clone();
-        self.events.push_back(Event::Written { name, dot, deleted: version.is_tombstone() });
-        self.published(storage, version)
-    }
-
-    /// A version counts for readers that did not before.
-    fn published(&mut self, storage: &dyn Storage, version: &Version) -> Result<()> {
-        let survivors = storage.survivors(&version.name)?;
-        let live: Vec<Dot> = survivors
-            .iter()
-            .filter(|s| s.published && !s.version.is_tombstone())
-            .map(|s| s.version.dot)
-            .collect();
-        if live.len() == 2 && live.contains(&version.dot) {
-            self.events.push_back(Event::Conflict { name: version.name.clone() });
-        }
-        Ok(())
-    }
-
-    /// The end of every step.
-    fn tell(&mut self) {
-        if self.told != self.knowledge.changes() {
-            self.told = self.knowledge.changes();
-            self.events.push_back(Event::SeenChanged);
-        }
-    }
-
     fn request(&mut self, to: NodeId, request: Request, deadline: Instant, purpose: Purpose) -> u64 {
-        let id = self.next_request;
-        self.next_request += 1;
-        self.requests.insert(id, purpose);
+        let id = self.requests.begin(purpose);
         self.transmits.push_back(Transmit::Request { to, id, request, deadline });
         id
     }

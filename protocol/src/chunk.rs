@@ -231,6 +231,7 @@ pub struct Corrupt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz;
 
     #[test]
     fn the_empty_chunk_has_the_cid_every_ipfs_tool_gives_it() {
@@ -254,6 +255,22 @@ mod tests {
         for bad in ["", "x", "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG", &id.to_uppercase()] {
             assert_eq!(bad.parse::<ChunkId>(), Err(InvalidChunkId), "{bad}");
         }
+    }
+
+    #[test]
+    fn no_bytes_make_the_parsers_of_ids_panic_or_take_two_spellings() {
+        let id = ChunkId::of(Codec::DagPb, b"kepler");
+        let cbor = |bytes: &[u8]| minicbor::decode::<ChunkId>(bytes).ok();
+        let encoded = [minicbor::to_vec(id).unwrap()];
+        fuzz::bears_anything(&encoded, 1 << 20, 2_000, cbor);
+        fuzz::trusts_no_length(&encoded, cbor);
+        fuzz::bears_anything(&[id.to_cid_bytes()], 1 << 20, 2_000, ChunkId::from_cid_bytes);
+        fuzz::bears_anything(&[id.to_string().into_bytes()], 1 << 20, 2_000, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok(parsed) = text.parse::<ChunkId>() {
+                assert_eq!(parsed.to_string(), text);
+            }
+        });
     }
 
     #[test]

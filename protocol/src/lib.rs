@@ -32,6 +32,8 @@ pub mod catalog;
 pub mod chunk;
 pub mod chunker;
 pub mod fetch;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod health;
 pub mod hint;
 pub mod manifest;

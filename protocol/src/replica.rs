@@ -29,6 +29,9 @@ use crate::wire::MAX_CALL_BYTES;
 
 pub use crate::catalog::Unreachable;
 
+#[cfg(test)]
+mod tests;
+
 /// How long a council waits for an answer.
 const COUNCIL_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -395,6 +398,12 @@ impl Replica {
             Operator::Forget(node) => self.council.forget(storage, now, node)?.map_err(Into::into),
             Operator::ForgetLost(lost) => self.council.forget_lost(storage, now, &lost)?.map_err(Into::into),
             Operator::Leave => {
+                self.catalog.close();
+                // What is published later is to be known to the others too.
+                if let Some(unfinished) = self.catalog.unfinished(storage)? {
+                    self.leaving = None;
+                    return Ok(Err(OperatorRefused::NotYet(unfinished)));
+                }
                 // Until it is off the roster it votes, and what it voted for meanwhile is to be known too.
                 let member = self.council.is_member();
                 if self.leaving.as_ref().is_none_or(|(was_member, _)| *was_member && !member) {
@@ -403,7 +412,7 @@ impl Replica {
                 let Some((_, seen)) = &self.leaving else { return Ok(Ok(())) };
                 // Who is off the roster never gets a standing again: it does not ask for one.
                 let standing = if member { self.council.standing() } else { Ok(()) };
-                let may = standing.and(self.catalog.is_shared(storage, &self.council, seen)?);
+                let may = standing.and(self.catalog.is_shared(&self.council, seen));
                 if member && may.is_ok() {
                     self.council.resign(storage, now)?;
                     Err(OperatorRefused::NotYet("the members have not taken it off their roster yet".into()))

@@ -41,6 +41,10 @@
 //! | [`rules`] | what the store's transactions check before they mark, promise or collect |
 //! | [`scrub`] | when which chunks are hashed again |
 //! | [`health`] | what people are told |
+//! | `pass` | what becomes of each chunk that the disk shows |
+//! | `collection` | which chunks without references the store is asked to collect, and when |
+//! | `questions`, `answers`, `outcomes` | what peers ask; what follows from their answers, and from what was done |
+//! | `calls` | which action was given out for what |
 //!
 //! # Invariants
 //!
@@ -49,13 +53,20 @@
 //! not fit is found again by a later pass.
 
 mod action;
+mod answers;
+mod calls;
+mod collection;
+mod config;
 pub mod health;
 pub mod holding;
 pub mod inventory;
 pub mod memory;
 pub mod message;
+mod outcomes;
+mod pass;
 pub mod placement;
 pub mod plan;
+mod questions;
 pub mod rounds;
 pub mod rules;
 pub mod scrub;
@@ -63,7 +74,7 @@ pub mod surplus;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::chunk::ChunkId;
@@ -71,148 +82,24 @@ use crate::node_id::NodeId;
 use crate::time::Instant;
 
 pub use action::{Action, ActionId, Command, Done, Event, Input, Pace, Scrubbed, Sent, Unreachable};
+pub use config::{Config, Faults};
 
+use calls::{Call, Calls};
+use collection::Collection;
 use health::{Health, Waiting};
-use holding::{Holding, Note, Page};
-use message::{Answer, Held, Holds, Item, MAX_CHUNKS, Question, Vouch};
+use message::{Held, Item, Question};
+use pass::Pass;
 use placement::Placement;
-use plan::{Lack, Plan, Step};
+use plan::{Plan, Step};
 use rounds::{Batches, Fetches, Rounds};
 use scrub::Scrub;
 use surplus::Releases;
-
-/// Settings; durations are running time.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// This node.
-    pub node: NodeId,
-    /// `REPAIR_DELAY_SECS`: how long a dead member keeps its place before its chunks are copied.
-    pub repair_delay: Duration,
-    /// `HANDOFF_GRACE_SECS`: how long a superfluous copy is kept.
-    pub handoff_grace: Duration,
-    /// `GC_GRACE_SECS`: how long a chunk is kept after its last reference ended.
-    pub gc_grace: Duration,
-    /// `INVENTORY_INTERVAL_SECS`: between two passes over the disk.
-    pub inventory_interval: Duration,
-    /// `SCRUB_INTERVAL_SECS`: for one pass of re-hashing.
-    pub scrub_interval: Duration,
-    /// Planted bugs.
-    #[doc(hidden)]
-    pub faults: Faults,
-}
-
-impl Config {
-    /// The defaults.
-    pub fn new(node: NodeId) -> Self {
-        Self {
-            node,
-            repair_delay: Duration::from_secs(30),
-            handoff_grace: Duration::from_secs(600),
-            gc_grace: Duration::from_secs(3600),
-            inventory_interval: Duration::from_secs(600),
-            scrub_interval: Duration::from_secs(604_800),
-            faults: Faults::default(),
-        }
-    }
-}
-
-/// Planted bugs, each one changed line, to show that a harness finds them.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// A reference whose dot was never seen counts as ended.
-    pub unseen_is_ended: bool,
-    /// A release may rest on receipts of any age.
-    pub stale_receipts: bool,
-    /// Who has given a promise deletes its own copy all the same: circular receipts.
-    pub promise_forgotten: bool,
-    /// Questions for receipts carry no references, and a release does not look for them.
-    pub references_left_behind: bool,
-    /// Collection does not wait.
-    pub no_gc_grace: bool,
-    /// A node whose catalog is not ready collects.
-    pub collect_when_cut_off: bool,
-    /// Deletes while too many members are dead.
-    pub breaker_ignored: bool,
-    /// A chunk marked gone is promised.
-    pub gone_is_a_hit: bool,
-    /// Owners that are believed to hold a copy are not asked for a receipt.
-    pub surplus_counted: bool,
-    /// Copies are made as soon as a member is dead.
-    pub no_repair_delay: bool,
-    /// The grace of a superfluous copy is not begun anew when an owner dies.
-    pub grace_not_reset: bool,
-    /// Only the first holder ever sends.
-    pub healer_not_replaced: bool,
-    /// Chunks whose references have all ended are offered like any other.
-    pub offers_the_dead: bool,
-    /// In the store: promises are kept in memory only.
-    pub promise_not_durable: bool,
-    /// In the store: time in which no process ran counts as grace.
-    pub downtime_counts: bool,
-    /// In the store: a chunk that is here already is a hit that records no reference.
-    pub hit_without_reference: bool,
-    /// In the store: since when a copy is superfluous is kept in memory only.
-    pub grace_not_durable: bool,
-    /// Who leaves is said to be drained at the first look.
-    pub leaves_undrained: bool,
-    /// In the throttle: the bytes of a whole second may pass at once.
-    pub bursts: bool,
-}
 
 /// How long a question may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a question for a receipt may take: the owner hashes its copy first.
 const VOUCH_DEADLINE: Duration = Duration::from_secs(20);
-
-/// Chunks collected in one action.
-const COLLECT: usize = 256;
-
-/// Questions about gathered chunks that may wait for an answer before a pass stops reading.
-const MAX_OFFERS: usize = 32;
-
-/// Questions of peers that wait for the store.
-const MAX_SERVING: usize = 1024;
-
-/// What an action was given out for.
-#[derive(Debug)]
-enum Call {
-    Page,
-    Compare(NodeId),
-    Offer(NodeId, Vec<(Item, u64)>),
-    Check(ChunkId, NodeId),
-    References(ChunkId),
-    Vouch(ChunkId, NodeId),
-    Send(ChunkId, NodeId),
-    Fetch(ChunkId),
-    Release(ChunkId),
-    Known(Vec<ChunkId>),
-    Collect,
-    Scrub,
-    Look(u64, Vec<Item>),
-    Promise(u64),
-}
-
-/// The chunks that are being collected.
-#[derive(Debug)]
-enum Collecting {
-    Nothing,
-    /// So many owners are still to say whether they know of a reference that this node does not.
-    Asking(BTreeSet<ChunkId>, usize),
-    /// The store decides.
-    Deciding,
-}
-
-/// What a pass over the disk has counted.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    chunks: u64,
-    kept: u64,
-    surplus: u64,
-    /// When the first grace of what was seen is over.
-    grace_over: Option<Instant>,
-}
 
 /// The machine.
 #[derive(Debug)]
@@ -227,20 +114,12 @@ pub struct Replicator {
     scrub: Scrub,
     ready: bool,
     paused: bool,
-    /// Questions about gathered chunks that wait for an answer.
-    offers: usize,
-    /// Where the pass goes on once fewer do.
-    held_back: Option<ChunkId>,
-    collectable: VecDeque<ChunkId>,
-    collecting: Collecting,
-    counting: Counts,
-    counted: Counts,
-    /// The last pass found nothing that who leaves has still to hand over.
-    drained: bool,
+    pass: Pass,
+    collection: Collection,
     repaired: (u64, u64),
-    calls: BTreeMap<ActionId, Call>,
+    calls: Calls,
+    /// Questions of peers that wait for the store.
     serving: usize,
-    next_id: u64,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
 }
@@ -260,17 +139,11 @@ impl Replicator {
             scrub: Scrub::new(now, config.scrub_interval),
             ready: false,
             paused: false,
-            offers: 0,
-            held_back: None,
-            collectable: VecDeque::new(),
-            collecting: Collecting::Nothing,
-            counting: Counts::default(),
-            counted: Counts::default(),
-            drained: false,
+            pass: Pass::default(),
+            collection: Collection::default(),
             repaired: (0, 0),
-            calls: BTreeMap::new(),
+            calls: Calls::default(),
             serving: 0,
-            next_id: 0,
             actions: VecDeque::new(),
             events: VecDeque::new(),
             config,
@@ -339,7 +212,7 @@ impl Replicator {
 
     /// Whether this node leaves and the last pass found nothing that is still to be handed over.
     pub fn is_drained(&self) -> bool {
-        self.drained && self.placement.is_leaving()
+        self.pass.drained && self.placement.is_leaving()
     }
 
     /// How what this node holds is, in numbers.
@@ -355,7 +228,7 @@ impl Replicator {
         if self.breaker() {
             wait("members to return: too many are dead to delete anything", None);
         }
-        if let Some(at) = self.counted.grace_over.filter(|at| *at > now) {
+        if let Some(at) = self.pass.counted.grace_over.filter(|at| *at > now) {
             wait("the end of the grace of chunks that nothing needs here", Some(at));
         }
         if self.paused {
@@ -369,7 +242,7 @@ impl Replicator {
             single_copy,
             missing: self.fetches.in_vain() as u64,
             fetching: (self.fetches.len() - self.fetches.in_vain()) as u64,
-            surplus: self.counted.surplus,
+            surplus: self.pass.counted.surplus,
             moving,
             moving_bytes,
             breaker: self.breaker(),
@@ -380,15 +253,8 @@ impl Replicator {
         }
     }
 
-    fn id(&mut self, call: Call) -> ActionId {
-        self.next_id += 1;
-        let id = ActionId(self.next_id);
-        self.calls.insert(id, call);
-        id
-    }
-
     fn ask(&mut self, to: NodeId, question: Question, deadline: Duration, call: Call) {
-        let id = self.id(call);
+        let id = self.calls.begin(call);
         self.actions.push_back(Action::Ask { id, to, question, deadline });
     }
 
@@ -445,7 +311,7 @@ impl Replicator {
             while let Some(chunk) = self.fetches.next(now) {
                 let owners = self.placement.owners(&chunk);
                 let from = owners.into_iter().filter(|owner| self.placement.is_reachable(owner)).collect();
-                let id = self.id(Call::Fetch(chunk));
+                let id = self.calls.begin(Call::Fetch(chunk));
                 self.actions.push_back(Action::Fetch { id, chunk, from });
             }
             // Whom the others removed while it was leaving is never ready again. The receipts it needs are theirs.
@@ -459,7 +325,7 @@ impl Replicator {
             self.rounds.undone(now);
         }
         if let Some((restart, limit)) = self.scrub.next(now) {
-            let id = self.id(Call::Scrub);
+            let id = self.calls.begin(Call::Scrub);
             self.actions.push_back(Action::Scrub { id, restart, limit });
         }
         if self.plan.is_empty() && self.repaired.0 > 0 {
@@ -471,32 +337,20 @@ impl Replicator {
     /// After members died together nothing is sent before all peers have said what they lack: only then
     /// is it known which copies are the last, and those go first.
     fn waits_for_peers(&self) -> bool {
-        self.placement.died_together() && (!self.rounds.is_idle() || self.offers > 0)
+        self.placement.died_together() && (!self.rounds.is_idle() || self.pass.offers > 0)
     }
 
     fn delete(&mut self) {
         while let Some(chunk) = self.releases.start() {
-            let id = self.id(Call::References(chunk));
+            let id = self.calls.begin(Call::References(chunk));
             self.actions.push_back(Action::References { id, chunk });
         }
-        if matches!(self.collecting, Collecting::Nothing) && !self.collectable.is_empty() {
-            self.collect();
-        }
-    }
-
-    /// Asks the other owners first: a reference that this node missed may be on its way to it.
-    fn collect(&mut self) {
-        let some = self.collectable.len().min(COLLECT);
-        let chunks: BTreeSet<ChunkId> = self.collectable.drain(..some).collect();
-        let mut questions: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
-        for chunk in &chunks {
-            for owner in self.placement.owners(chunk) {
-                if self.placement.is_reachable(&owner) {
-                    questions.entry(owner).or_default().push(*chunk);
-                }
-            }
-        }
-        self.collecting = Collecting::Asking(chunks, questions.len());
+        let placement = &self.placement;
+        let reachable = |chunk: &ChunkId| {
+            let owners = placement.owners(chunk).into_iter();
+            owners.filter(|owner| placement.is_reachable(owner)).collect()
+        };
+        let Some(questions) = self.collection.start(reachable) else { return };
         for (owner, chunks) in questions {
             let items = chunks.iter().map(|chunk| Item { chunk: *chunk, references: 0 }).collect();
             self.ask(owner, Question::Held(Held { chunks: items }), DEADLINE, Call::Known(chunks));
@@ -504,42 +358,11 @@ impl Replicator {
         self.collect_asked();
     }
 
-    /// An owner said what it has, or nothing: what it knows a reference to stays.
-    fn known(&mut self, asked: &[ChunkId], answer: Option<Answer>) {
-        let Collecting::Asking(chunks, outstanding) = &mut self.collecting else { return };
-        *outstanding -= 1;
-        match answer {
-            Some(Answer::Holds(holds)) if holds.len() == asked.len() => {
-                let referred = asked.iter().zip(holds).filter(|(_, holds)| *holds == Holds::Other);
-                for (chunk, _) in referred {
-                    chunks.remove(chunk);
-                }
-            }
-            _ => chunks.retain(|chunk| !asked.contains(chunk)),
-        }
-        self.collect_asked();
-    }
-
     fn collect_asked(&mut self) {
-        let Collecting::Asking(chunks, 0) = &mut self.collecting else { return };
-        let chunks: Vec<ChunkId> = std::mem::take(chunks).into_iter().collect();
-        self.collecting = Collecting::Nothing;
-        if !chunks.is_empty() {
-            self.collecting = Collecting::Deciding;
-            let id = self.id(Call::Collect);
+        if let Some(chunks) = self.collection.decide() {
+            let id = self.calls.begin(Call::Collect);
             self.actions.push_back(Action::Collect { id, chunks });
         }
-    }
-
-    fn begin_pass(&mut self) {
-        self.counting = Counts::default();
-        self.collectable.clear();
-        self.read(None);
-    }
-
-    fn read(&mut self, after: Option<ChunkId>) {
-        let id = self.id(Call::Page);
-        self.actions.push_back(Action::Page { id, after });
     }
 
     fn step(&mut self, step: Step) {
@@ -551,354 +374,9 @@ impl Replicator {
             Step::Send { chunk, to, single } => {
                 let slow = self.placement.died_together() && !single;
                 let pace = if slow { Pace::Tenth } else { Pace::Full };
-                let id = self.id(Call::Send(chunk, to));
+                let id = self.calls.begin(Call::Send(chunk, to));
                 self.actions.push_back(Action::Send { id, chunk, to, pace });
             }
-        }
-    }
-
-    fn page(&mut self, now: Instant, page: Option<Page>) {
-        let Some(page) = page else {
-            self.rounds.fail(now);
-            return;
-        };
-        let mut note = Note::default();
-        for holding in &page.holdings {
-            self.holding(now, holding, &mut note);
-        }
-        if !note.is_empty() {
-            self.actions.push_back(Action::Note(note));
-        }
-        match page.holdings.last().filter(|_| page.more) {
-            // The pass goes on when peers have answered.
-            Some(last) if self.offers >= MAX_OFFERS => self.held_back = Some(last.chunk),
-            Some(last) => self.read(Some(last.chunk)),
-            None => self.end_of_pass(now),
-        }
-    }
-
-    fn holding(&mut self, now: Instant, holding: &Holding, note: &mut Note) {
-        let Holding { chunk, size, kept, .. } = *holding;
-        self.counting.chunks += 1;
-        let item = Item { chunk, references: holding.references };
-        let mine = self.placement.is_mine(&chunk);
-        if mine && holding.surplus.is_some() {
-            note.wanted.push(chunk);
-        }
-        match (kept, holding.unreferenced_for) {
-            (true, Some(_)) => note.referenced.push(chunk),
-            (false, None) => {
-                note.unreferenced.push(chunk);
-                self.grace(now, self.config.gc_grace);
-            }
-            (false, Some(waited)) if waited >= self.config.gc_grace || self.config.faults.no_gc_grace => {
-                if self.collectable.len() < plan::MAX_WANTS {
-                    self.collectable.push_back(chunk);
-                }
-            }
-            (false, Some(waited)) => self.grace(now, self.config.gc_grace.saturating_sub(waited)),
-            (true, None) => {}
-        }
-        // What nothing refers to is not spread any more: else two collectors hand it to each other.
-        if !kept && !self.config.faults.offers_the_dead {
-            // The owners may know of a reference that was never told here: then it is superfluous.
-            if !mine && holding.file {
-                self.surplus(now, holding, note);
-            }
-            return;
-        }
-        if !holding.file {
-            // A row without a file is no copy: an owner fetches it, anybody else has nothing to give.
-            if mine {
-                self.fetches.want(now, chunk);
-            }
-            return;
-        }
-        self.counting.kept += 1;
-        let owners = self.placement.owners(&chunk);
-        let reachable: Vec<NodeId> =
-            owners.into_iter().filter(|owner| self.placement.is_reachable(owner)).collect();
-        if mine {
-            for peer in reachable {
-                if self.rounds.count(peer, &item) {
-                    self.offer(peer, item, size);
-                }
-            }
-            return;
-        }
-        self.counting.surplus += 1;
-        if self.rounds.is_counting() {
-            for peer in reachable {
-                self.offer(peer, item, size);
-            }
-        }
-        self.surplus(now, holding, note);
-    }
-
-    fn surplus(&mut self, now: Instant, holding: &Holding, note: &mut Note) {
-        let chunk = holding.chunk;
-        let owners = self.placement.present_owners(&chunk);
-        let leaving = self.placement.is_leaving();
-        let known = match &holding.surplus {
-            Some(surplus) if surplus.owners == owners => Some(surplus.held_for),
-            Some(surplus) if self.config.faults.grace_not_reset => Some(surplus.held_for),
-            _ => None,
-        };
-        if known.is_none() {
-            note.surplus.push((chunk, owners.clone()));
-        }
-        if !leaving {
-            let waited = known.unwrap_or_default();
-            if waited < self.config.handoff_grace {
-                self.grace(now, self.config.handoff_grace.saturating_sub(waited));
-                return;
-            }
-            let after = self.placement.grace_after_death(now, &owners, self.config.handoff_grace);
-            if let Some(at) = after.filter(|_| !self.config.faults.grace_not_reset) {
-                self.grace(now, at.since(now));
-                return;
-            }
-        }
-        if owners.len() >= self.placement.receipts_needed() {
-            self.releases.candidate(chunk);
-        }
-    }
-
-    /// Something that was seen in this pass may go after so long.
-    fn grace(&mut self, now: Instant, wait: Duration) {
-        let at = now + wait;
-        self.counting.grace_over = Some(self.counting.grace_over.map_or(at, |first| first.min(at)));
-    }
-
-    fn offer(&mut self, peer: NodeId, item: Item, size: u64) {
-        if let Some(batch) = self.batches.add(peer, item, size) {
-            self.ask_held(peer, batch);
-        }
-    }
-
-    fn ask_held(&mut self, peer: NodeId, batch: Vec<(Item, u64)>) {
-        let held = Held { chunks: batch.iter().map(|(item, _)| *item).collect() };
-        self.offers += 1;
-        self.ask(peer, Question::Held(held), DEADLINE, Call::Offer(peer, batch));
-    }
-
-    fn end_of_pass(&mut self, now: Instant) {
-        for (peer, batch) in self.batches.take() {
-            self.ask_held(peer, batch);
-        }
-        self.counted = self.counting;
-        self.fetches.end_of_pass();
-        self.scrub.counted(now, self.counted.chunks);
-        let placement = &self.placement;
-        self.rounds.end(now, placement.epoch(), |peer| placement.is_reachable(peer));
-        if let Some(at) = self.counted.grace_over {
-            self.rounds.grace_over(now, at);
-        }
-        let drained = self.counted.kept == 0 || self.config.faults.leaves_undrained;
-        let before = std::mem::replace(&mut self.drained, self.placement.is_leaving() && drained);
-        if !self.placement.is_leaving() {
-            return;
-        }
-        // A peer whose view is behind may still bring a copy: it is looked for until the process ends.
-        self.rounds.grace_over(now, now + Duration::from_secs(2));
-        if !self.drained {
-            self.events.push_back(Event::Leaving { left: self.counted.kept });
-        } else if !before {
-            self.events.push_back(Event::Drained);
-        }
-    }
-
-    fn question(&mut self, now: Instant, from: NodeId, token: u64, question: Question) {
-        let epoch = self.placement.epoch();
-        let refusal = match question {
-            Question::Compare(compare) => self.rounds.compare(now, epoch, &from, &compare),
-            Question::Held(Held { chunks }) => {
-                if self.serving < MAX_SERVING && chunks.len() <= MAX_CHUNKS {
-                    self.serving += 1;
-                    let id = self.id(Call::Look(token, chunks.clone()));
-                    self.actions.push_back(Action::Look { id, items: chunks });
-                    return;
-                }
-                Answer::Holds(Vec::new())
-            }
-            Question::Vouch(Vouch { chunk, dots }) => {
-                if self.serving < MAX_SERVING && self.placement.is_owner(&chunk) {
-                    self.serving += 1;
-                    let id = self.id(Call::Promise(token));
-                    self.actions.push_back(Action::Promise { id, chunk, dots });
-                    return;
-                }
-                Answer::Vouched(false)
-            }
-        };
-        self.actions.push_back(Action::Answer { token, answer: refusal });
-    }
-
-    fn answer(&mut self, now: Instant, id: ActionId, answer: Option<Answer>) {
-        match (self.calls.remove(&id), answer) {
-            (Some(Call::Compare(peer)), answer) => {
-                if self.rounds.answered(now, self.placement.epoch(), peer, answer) {
-                    self.begin_pass();
-                }
-            }
-            (Some(Call::Offer(peer, batch)), answer) => {
-                self.offers -= 1;
-                match answer {
-                    Some(Answer::Holds(holds)) if holds.len() == batch.len() => {
-                        for ((item, size), holds) in batch.into_iter().zip(holds) {
-                            self.told(now, peer, item.chunk, size, holds);
-                        }
-                    }
-                    _ => self.rounds.undone(now),
-                }
-                if self.offers < MAX_OFFERS
-                    && let Some(last) = self.held_back.take()
-                {
-                    self.read(Some(last));
-                }
-            }
-            (Some(Call::Check(chunk, to)), answer) => {
-                let lacks = match answer {
-                    // Who owns it may have changed since it was asked.
-                    Some(Answer::Holds(_)) if !self.placement.owners(&chunk).contains(&to) => Some(false),
-                    Some(Answer::Holds(holds)) => holds.first().map(|holds| *holds == Holds::Lacks),
-                    _ => None,
-                };
-                if let Some(step) = self.plan.checked(now, chunk, to, lacks) {
-                    self.step(step);
-                }
-            }
-            (Some(Call::Vouch(chunk, owner)), answer) => {
-                let vouched = answer == Some(Answer::Vouched(true));
-                if let Some(claim) = self.releases.answered(chunk, owner, vouched) {
-                    let id = self.id(Call::Release(chunk));
-                    self.actions.push_back(Action::Release { id, claim });
-                }
-            }
-            (Some(Call::Known(asked)), answer) => self.known(&asked, answer),
-            (Some(other), _) => {
-                // Not a question's id: the executor is confused, the action is still awaited.
-                self.calls.insert(id, other);
-            }
-            (None, _) => {}
-        }
-    }
-
-    /// A peer said what it has of a chunk that is here.
-    fn told(&mut self, now: Instant, peer: NodeId, chunk: ChunkId, size: u64, holds: Holds) {
-        match holds {
-            Holds::Same => self.plan.has(chunk, peer),
-            Holds::Other => self.lacks(now, chunk, peer, Lack::References),
-            Holds::Lacks => self.lacks(now, chunk, peer, Lack::Chunk(size)),
-            // Our rings differ: one of us is behind.
-            Holds::NotMine => self.rounds.undone(now),
-        }
-    }
-
-    fn lacks(&mut self, now: Instant, chunk: ChunkId, peer: NodeId, lack: Lack) {
-        let owners = self.placement.owners(&chunk);
-        if !owners.contains(&peer) {
-            return;
-        }
-        if lack == Lack::References {
-            self.plan.lacks(now, (chunk, peer), lack, 0, false);
-            return;
-        }
-        let mut lacking: BTreeSet<NodeId> = self
-            .plan
-            .lacking(&chunk)
-            .filter(|(_, lack)| matches!(lack, Lack::Chunk(_)))
-            .map(|(owner, _)| owner)
-            .collect();
-        lacking.insert(peer);
-        let me = self.config.node;
-        // Whether another is expected to have it, and so to send it before this node does.
-        let has = |owner: &&NodeId| **owner != me && !lacking.contains(owner);
-        let alive = |owner: &&NodeId| self.placement.is_reachable(owner);
-        let others = owners.iter().filter(has).filter(alive).count();
-        let mine = owners.iter().position(|owner| *owner == me);
-        let turn = match mine {
-            Some(place) => owners[..place].iter().filter(has).filter(alive).count(),
-            None => {
-                let before = owners.iter().filter(has).filter(alive).count();
-                before + self.placement.strays_before(&chunk, 3)
-            }
-        };
-        for owner in lacking {
-            let of = self.plan.lacking(&chunk).find(|(node, _)| *node == owner).map(|(_, lack)| lack);
-            self.plan.lacks(now, (chunk, owner), of.unwrap_or(lack), turn, others == 0);
-        }
-    }
-
-    fn done(&mut self, now: Instant, id: ActionId, done: Done) {
-        let Some(call) = self.calls.remove(&id) else { return };
-        match (call, done) {
-            (Call::Page, Done::Page(page)) => self.page(now, page),
-            (Call::Look(token, items), Done::Looked(holds)) => {
-                self.serving -= 1;
-                let of = |(item, holds): (&Item, Holds)| match holds {
-                    Holds::Lacks if !self.placement.is_mine(&item.chunk) => Holds::NotMine,
-                    holds => holds,
-                };
-                let answer = Answer::Holds(items.iter().zip(holds).map(of).collect());
-                self.actions.push_back(Action::Answer { token, answer });
-            }
-            (Call::Promise(token), Done::Promised(given)) => {
-                self.serving -= 1;
-                self.actions.push_back(Action::Answer { token, answer: Answer::Vouched(given) });
-            }
-            (Call::References(chunk), Done::References(dots)) => {
-                let owners = self.placement.present_owners(&chunk);
-                let enough = owners.len() >= self.placement.receipts_needed() && !owners.is_empty();
-                let mine = self.placement.is_mine(&chunk);
-                let owners = (enough && !mine).then_some(owners);
-                let Some(questions) = self.releases.references(now, chunk, dots, owners) else { return };
-                for owner in questions.owners {
-                    for dots in questions.parts.clone() {
-                        let question = Question::Vouch(Vouch { chunk, dots });
-                        self.ask(owner, question, VOUCH_DEADLINE, Call::Vouch(chunk, owner));
-                    }
-                }
-            }
-            (Call::Send(chunk, to), Done::Sent(sent)) => match sent {
-                Sent::Stored(bytes) => {
-                    self.plan.copied(chunk, to);
-                    self.repaired.0 += 1;
-                    self.repaired.1 += bytes;
-                    if bytes > 0 {
-                        self.events.push_back(Event::Moved { chunk, to, bytes });
-                    }
-                }
-                Sent::NotHere => self.plan.dropped(chunk, to),
-                Sent::Failed => self.plan.failed(now, chunk, to),
-            },
-            (Call::Fetch(chunk), Done::Fetched(size)) => self.fetches.fetched(now, chunk, size.is_some()),
-            (Call::Release(chunk), Done::Released(result)) => {
-                self.releases.released(&chunk, result.is_ok());
-                if let Ok(bytes) = result {
-                    self.counted.surplus = self.counted.surplus.saturating_sub(1);
-                    self.events.push_back(Event::Released { chunk, bytes });
-                }
-            }
-            (Call::Collect, Done::Collected { chunks, bytes }) => {
-                self.collecting = Collecting::Nothing;
-                if chunks > 0 {
-                    self.events.push_back(Event::Collected { chunks, bytes });
-                }
-            }
-            (Call::Scrub, Done::Scrubbed(Scrubbed { checked, bad, finished })) => {
-                let over = self.scrub.stepped(now, checked, bad.len() as u64, finished);
-                for chunk in bad {
-                    if self.placement.is_mine(&chunk) {
-                        self.fetches.want(now, chunk);
-                    }
-                }
-                if let Some((checked, bad)) = over {
-                    self.events.push_back(Event::Scrubbed { checked, bad });
-                }
-            }
-            // Done with something else than was asked: the executor is confused, the action is still awaited.
-            (call, _) => drop(self.calls.insert(id, call)),
         }
     }
 }

@@ -222,6 +222,7 @@ pub fn head<'a>(survivors: impl IntoIterator<Item = &'a Version>) -> Option<&'a 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz;
 
     #[test]
     fn version_tokens_have_one_spelling() {
@@ -241,5 +242,16 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<Dot>(), Err(InvalidDot), "{bad}");
         }
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_of_version_tokens_panic_or_take_two_spellings() {
+        let tokens = ["eu.node-a.00000000000000ff.12", "a.ffffffffffffffff.18446744073709551615"];
+        fuzz::bears_anything(&tokens.map(Vec::from), 1 << 20, 5_000, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok(dot) = text.parse::<Dot>() {
+                assert_eq!(dot.to_string(), text);
+            }
+        });
     }
 }

@@ -1,5 +1,6 @@
-//! Bugs planted on purpose: each is found within its budget of seeds, and the same budget passes
-//! with its switch off. A harness that finds none of these would prove nothing by passing.
+//! Bugs planted on purpose: each is found within its budget of seeds. With its switch off, every seed up
+//! to and including the one that found it passes; the seeds of the budget after that one are not run, so
+//! that they pass is not claimed here. A harness that finds none of these would prove nothing by passing.
 
 use std::time::Duration;
 

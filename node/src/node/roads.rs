@@ -76,6 +76,7 @@ impl Resident for Seated {
 }
 
 /// The store as peers meet it.
+#[derive(Clone)]
 pub(super) struct Doors {
     pub(super) store: Store,
     pub(super) metrics: Arc<Metrics>,
@@ -124,7 +125,7 @@ impl swarm::ChunkStore for Doors {
     async fn receive(&self, id: ChunkId, size: u64) -> Result<Box<dyn swarm::Incoming>, Refusal> {
         self.stays()?;
         let incoming = self.store.receive(id, size).await.map_err(|e| refuse(&e))?;
-        Ok(Box::new(Arriving(incoming)))
+        Ok(Box::new(Arriving { incoming, doors: self.clone() }))
     }
 
     async fn adopt(&self, id: ChunkId, dots: Vec<Dot>) -> Result<bool, Refusal> {
@@ -188,16 +189,21 @@ impl swarm::ChunkStore for Doors {
     }
 }
 
-struct Arriving(store::Incoming);
+struct Arriving {
+    incoming: store::Incoming,
+    doors: Doors,
+}
 
 #[async_trait::async_trait]
 impl swarm::Incoming for Arriving {
     async fn write(&mut self, piece: Bytes) -> Result<(), Refusal> {
-        self.0.write(piece).await.map_err(|e| refuse(&e))
+        self.incoming.write(piece).await.map_err(|e| refuse(&e))
     }
 
     async fn finish(self: Box<Self>, dots: Vec<Dot>) -> Result<(), Refusal> {
-        self.0.finish(&dots).await.map_err(|e| refuse(&e))
+        // It may have begun before this node was told to leave.
+        self.doors.stays()?;
+        self.incoming.finish(&dots).await.map_err(|e| refuse(&e))
     }
 }
 

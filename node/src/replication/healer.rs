@@ -19,8 +19,8 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replica::Operator;
 use kepler_protocol::replicator::message::Question;
+use kepler_protocol::replicator::rules::{Databases, Dropped};
 use kepler_protocol::replicator::{self, Action, Input, Replicator, rules};
-use kepler_protocol::roster::DatabaseId;
 use kepler_protocol::view::View;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -198,8 +198,8 @@ pub struct Healer {
     asking_to_leave: bool,
     /// Told when it may.
     shared: Arc<Notify>,
-    /// The databases of the roster by which lost logs were last ended; `None` before it was read.
-    bound: Option<BTreeMap<NodeId, DatabaseId>>,
+    /// The databases of the roster that was last noted, and those dropped by then; `None` before it was read.
+    bound: Option<(Databases, Dropped)>,
     left: CancellationToken,
     tasks: Tasks,
 }
@@ -425,10 +425,11 @@ impl Healer {
         info!("left: every chunk has its copies elsewhere");
         let (store, left) = (self.worker.store.clone(), self.left.clone());
         self.tasks.spawn(async move {
-            match store.set_leaving(false).await {
-                Ok(()) => left.cancel(),
-                Err(error) => warn!(%error, "could not note that this node has left"),
+            while let Err(error) = store.set_leaving(false).await {
+                warn!(%error, "could not note that this node has left");
+                tokio::time::sleep(LOOK_WHETHER_TO_LEAVE).await;
             }
+            left.cancel();
         });
     }
 
@@ -457,10 +458,10 @@ impl Healer {
                 _ => return,
             }
         };
-        let bound = match &self.bound {
-            Some(bound) => bound,
+        let (bound, known) = match &self.bound {
+            Some(noted) => noted,
             None => match self.worker.store.noted_databases().await {
-                Ok(bound) => self.bound.insert(bound),
+                Ok(noted) => self.bound.insert(noted),
                 Err(error) => return warn!(%error, "could not read which databases were bound"),
             },
         };
@@ -468,14 +469,9 @@ impl Healer {
         if *bound == present {
             return;
         }
-        for (node, successor) in rules::dropped(bound, &present) {
-            match self.worker.store.end_origins(node, successor).await {
-                Ok(logs) => info!(peer = %node, logs, "what nobody saw of a lost database is ended"),
-                Err(error) => return warn!(peer = %node, %error, "could not end the logs of a lost database"),
-            }
-        }
-        match self.worker.store.note_databases(present.clone()).await {
-            Ok(()) => self.bound = Some(present),
+        let dropped = rules::dropped(known, bound, &present);
+        match self.worker.store.note_databases(present.clone(), dropped.clone()).await {
+            Ok(()) => self.bound = Some((present, dropped)),
             Err(error) => warn!(%error, "could not note which databases are bound"),
         }
     }

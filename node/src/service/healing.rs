@@ -5,12 +5,14 @@
 //! cluster. Asking all members is for the caller.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use kepler_protocol::api::{Action, Bandwidth, NodeHealth};
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replica::{Operator, OperatorRefused};
 use kepler_protocol::roster::council::ForgetRefused;
+use kepler_protocol::view::View;
 use tokio::sync::watch;
 
 use crate::replication::catalog::CatalogHandle;
@@ -29,8 +31,8 @@ pub struct Stopping;
 /// Why a node does not leave.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LeaveError {
-    /// It is alone: there is nobody to take its chunks.
-    #[error("this node is the only member: there is nobody to take what it holds")]
+    /// No other member is here that stays: there is nobody to take its chunks.
+    #[error("this node is the only member here that stays: there is nobody to take what it holds")]
     Alone,
     /// This node is not admitted or not ready.
     #[error("this node is not ready: {0}")]
@@ -90,6 +92,8 @@ pub struct Healing {
     healer: healer::Handle,
     store: Store,
     catalog: CatalogHandle,
+    me: NodeId,
+    view: watch::Receiver<Arc<View>>,
     electors: watch::Receiver<Electors>,
 }
 
@@ -99,9 +103,11 @@ impl Healing {
         healer: healer::Handle,
         store: Store,
         catalog: CatalogHandle,
+        me: NodeId,
+        view: watch::Receiver<Arc<View>>,
         electors: watch::Receiver<Electors>,
     ) -> Self {
-        Self { healer, store, catalog, electors }
+        Self { healer, store, catalog, me, view, electors }
     }
 
     /// What this node knows of the chunks it answers for, and what it does about them.
@@ -148,12 +154,9 @@ impl Healing {
     /// # Errors
     /// See [`LeaveError`].
     pub async fn leave(&self) -> Result<(), LeaveError> {
-        let members = {
-            let electors = self.electors.borrow();
-            electors.standing().clone().map_err(LeaveError::NotReady)?;
-            electors.roster().map_or(0, |roster| roster.members.len())
-        };
-        if members < 2 {
+        self.electors.borrow().standing().clone().map_err(LeaveError::NotReady)?;
+        // Those that leave themselves are off the ring.
+        if !self.view.borrow().ring().nodes().any(|node| node != self.me) {
             return Err(LeaveError::Alone);
         }
         self.healer.leave().await.ok_or(LeaveError::Stopping)

@@ -107,6 +107,9 @@ fn read_page(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Page, 
     page
 }
 
+/// Sorts after every chunk id.
+const AFTER_ALL: &str = "~";
+
 fn read_page_in(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Page, DatabaseError> {
     let after = after.map_or_else(String::new, |id| id.to_string());
     let mut statement = db.prepare_cached(
@@ -115,8 +118,10 @@ fn read_page_in(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Pag
     let limit = i64::try_from(PAGE).unwrap_or(i64::MAX);
     let rows: Vec<(String, i64, bool)> =
         all(&mut statement, params![after, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    let Some((last, ..)) = rows.last() else { return Ok(Page::default()) };
-    let kept = kept_references(db, &after, last)?;
+    let more = rows.len() == PAGE;
+    // On the last page come those too that are beyond the last row.
+    let last = rows.last().filter(|_| more).map_or(AFTER_ALL, |(last, ..)| last);
+    let mut kept = kept_references(db, &after, last)?;
     let surplus = surplus_marks(db, &after, last, now)?;
     let unreferenced: BTreeMap<String, i64> = all(
         &mut db.prepare_cached(
@@ -129,18 +134,36 @@ fn read_page_in(db: &Connection, after: Option<ChunkId>, now: i64) -> Result<Pag
     .collect();
     let mut holdings = Vec::with_capacity(rows.len());
     for (text, size, recovered) in &rows {
-        let dots = kept.get(text);
+        let dots = kept.remove(text);
         holdings.push(Holding {
             chunk: text.parse().map_err(|_| damaged("a chunk id"))?,
             size: u64::try_from(*size).unwrap_or(0),
             file: false,
             kept: *recovered || dots.is_some(),
-            references: dots.map_or(0, digest_of),
+            references: dots.as_ref().map_or(0, digest_of),
             unreferenced_for: unreferenced.get(text).map(|since| elapsed(now, *since)),
             surplus: surplus.get(text).cloned(),
         });
     }
-    Ok(Page { more: rows.len() == PAGE, holdings })
+    // References without a row: the chunk was lost here, and is not back yet. One that is being deleted
+    // still has its row.
+    let mut deleting = db.prepare_cached("SELECT 1 FROM chunks WHERE id = ?1")?;
+    for (text, dots) in kept {
+        if deleting.exists([&text])? {
+            continue;
+        }
+        holdings.push(Holding {
+            chunk: text.parse().map_err(|_| damaged("a chunk id"))?,
+            size: 0,
+            file: false,
+            kept: true,
+            references: digest_of(&dots),
+            unreferenced_for: None,
+            surplus: None,
+        });
+    }
+    holdings.sort_unstable_by_key(|holding| holding.chunk.to_string());
+    Ok(Page { more, holdings })
 }
 
 /// The references that have not ended of the chunks in a range, by chunk.

@@ -1,10 +1,8 @@
-//! What must be known of the cluster across restarts: that this node is leaving, and by which roster
-//! the logs of lost databases were last ended.
+//! What must be known of the cluster across restarts: that this node is leaving, and which databases
+//! rosters dropped.
 
-use std::collections::BTreeMap;
-
-use kepler_protocol::node_id::NodeId;
-use kepler_protocol::roster::DatabaseId;
+use kepler_protocol::replicator::rules::{Databases, Dropped};
+use rusqlite::Connection;
 
 use super::Store;
 use super::error::DatabaseError;
@@ -13,6 +11,8 @@ use super::writer::{meta, set_meta};
 const LEAVING: &str = "leaving";
 
 const BOUND: &str = "roster_databases";
+
+const DROPPED: &str = "dropped_databases";
 
 impl Store {
     /// Whether this node was told to leave.
@@ -31,21 +31,39 @@ impl Store {
         self.execute(move |tx| Ok(set_meta(tx.connection, LEAVING, i64::from(leaving))?)).await
     }
 
-    /// The members and their databases by the roster that was last noted.
+    /// The databases by the roster that was last noted, and those that were dropped by then.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn noted_databases(&self) -> Result<BTreeMap<NodeId, DatabaseId>, DatabaseError> {
-        let bytes: Option<Vec<u8>> = self.query(|db| Ok(meta(db, BOUND)?)).await?;
-        Ok(bytes.and_then(|bytes| minicbor::decode(&bytes).ok()).unwrap_or_default())
+    pub async fn noted_databases(&self) -> Result<(Databases, Dropped), DatabaseError> {
+        self.query(|db| Ok((noted(db, BOUND)?, dropped_in(db)?))).await
     }
 
-    /// Notes the members and their databases.
+    /// Notes the databases that are bound, and those that were dropped: what nobody saw of their logs is
+    /// ended from now on. To be called once this node has seen all that the others know of them.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn note_databases(&self, bound: BTreeMap<NodeId, DatabaseId>) -> Result<(), DatabaseError> {
-        let bytes = minicbor::to_vec(bound).expect("writing to memory cannot fail");
-        self.execute(move |tx| Ok(set_meta(tx.connection, BOUND, bytes)?)).await
+    pub async fn note_databases(&self, bound: Databases, dropped: Dropped) -> Result<(), DatabaseError> {
+        self.execute(move |tx| {
+            let bytes = |value| minicbor::to_vec(value).expect("writing to memory cannot fail");
+            set_meta(tx.connection, BOUND, bytes(&bound))?;
+            let dropped = minicbor::to_vec(&dropped).expect("writing to memory cannot fail");
+            Ok(set_meta(tx.connection, DROPPED, dropped)?)
+        })
+        .await
     }
+}
+
+/// The databases that were dropped.
+pub(super) fn dropped_in(db: &Connection) -> Result<Dropped, DatabaseError> {
+    noted(db, DROPPED)
+}
+
+fn noted<T: Default + for<'b> minicbor::Decode<'b, ()>>(
+    db: &Connection,
+    key: &str,
+) -> Result<T, DatabaseError> {
+    let bytes: Option<Vec<u8>> = meta(db, key)?;
+    Ok(bytes.and_then(|bytes| minicbor::decode(&bytes).ok()).unwrap_or_default())
 }

@@ -8,16 +8,15 @@ use std::collections::BTreeMap;
 
 use kepler_protocol::catalog::seen::Seen;
 use kepler_protocol::chunk::ChunkId;
-use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::Faults;
-use kepler_protocol::replicator::rules::{self, Reference};
-use kepler_protocol::roster::DatabaseId;
+use kepler_protocol::replicator::rules::{self, Dropped, Reference};
 use kepler_protocol::version::{Dot, Origin};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::Store;
 use super::catalog::{self, all, damaged};
 use super::error::DatabaseError;
+use super::leaving;
 
 /// What keeps a chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,13 +33,15 @@ pub struct Kept {
 pub(super) struct Judge<'a> {
     db: &'a Connection,
     seen: Seen,
-    /// Origins that were looked up, and whether they were declared ended.
+    /// Origins that were looked up, and whether they are of a database that was dropped.
     known: BTreeMap<Origin, bool>,
+    /// Read when the first origin is looked up.
+    dropped: Option<Dropped>,
 }
 
 impl<'a> Judge<'a> {
     pub(super) fn new(db: &'a Connection) -> Self {
-        Self { db, seen: Seen::default(), known: BTreeMap::new() }
+        Self { db, seen: Seen::default(), known: BTreeMap::new(), dropped: None }
     }
 
     /// What a reference under `dot` is worth.
@@ -54,7 +55,11 @@ impl<'a> Judge<'a> {
                 if let Some(set) = catalog::seen_of(self.db, &dot.origin)? {
                     self.seen.set_origin(dot.origin, set);
                 }
-                let declared = is_ended(self.db, &dot.origin)?;
+                let dropped = match &mut self.dropped {
+                    Some(dropped) => dropped,
+                    none => none.insert(leaving::dropped_in(self.db)?),
+                };
+                let declared = rules::is_dropped(&dot.origin, dropped);
                 self.known.insert(dot.origin, declared);
                 declared
             }
@@ -67,12 +72,6 @@ impl<'a> Judge<'a> {
         let dots = dots_of(self.db, id)?;
         dots.into_iter().map(|dot| Ok((dot, self.judge(&dot)?))).collect()
     }
-}
-
-fn is_ended(db: &Connection, origin: &Origin) -> Result<bool, DatabaseError> {
-    let mut statement =
-        db.prepare_cached("SELECT 1 FROM ended_origins WHERE owner_node = ?1 AND generation = ?2")?;
-    Ok(statement.exists(params![origin.node.as_str(), format!("{:016x}", origin.generation)])?)
 }
 
 fn dots_of(db: &Connection, id: &ChunkId) -> Result<Vec<Dot>, DatabaseError> {
@@ -121,48 +120,6 @@ impl Store {
             Ok(())
         })
         .await
-    }
-
-    /// Declares ended what was never seen of the logs of a node whose database was dropped, as far as
-    /// anything here refers to them; `successor` is the database that it has instead. To be called once
-    /// this node has seen all that the others know of them. Returns how many logs that were.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn end_origins(
-        &self,
-        node: NodeId,
-        successor: Option<DatabaseId>,
-    ) -> Result<usize, DatabaseError> {
-        // References are not indexed by dot: this is rare, and scans them on a reader's connection.
-        let origins = self
-            .query(move |db| {
-                let mut statement = db.prepare_cached(
-                    "SELECT DISTINCT substr(dot, 1, length(?1) + 18) FROM chunk_references
-                     WHERE dot >= ?1 || '.' AND dot < ?1 || '/'",
-                )?;
-                all(&mut statement, [node.as_str()], |row| {
-                    row.get::<_, String>(0).map_err(DatabaseError::from)
-                })
-            })
-            .await?;
-        let dots = origins.iter().filter_map(|prefix| format!("{}1", prefix.to_owned()).parse::<Dot>().ok());
-        let ended: Vec<Origin> = dots
-            .map(|dot| dot.origin)
-            .filter(|origin| origin.node == node && rules::is_dropped(origin, successor.as_ref()))
-            .collect();
-        let count = ended.len();
-        self.execute(move |tx| {
-            let mut insert = tx.connection.prepare_cached(
-                "INSERT INTO ended_origins (owner_node, generation) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
-            )?;
-            for origin in &ended {
-                insert.execute(params![origin.node.as_str(), format!("{:016x}", origin.generation)])?;
-            }
-            Ok(())
-        })
-        .await?;
-        Ok(count)
     }
 }
 

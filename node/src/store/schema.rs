@@ -96,6 +96,9 @@ const MIGRATIONS: &[&str] = &["
     -- are appended. `chunks.packed` says which row has a chunk's bytes; null where it has a file.
     CREATE TABLE packed_chunks (number INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
     ALTER TABLE chunks ADD COLUMN packed INTEGER;
+", "
+    -- Which databases were dropped is kept in `meta`; whether a log is of one can be told from its generation.
+    DROP TABLE ended_origins;
 "];
 
 /// The newest schema this version knows.

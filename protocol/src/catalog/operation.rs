@@ -240,7 +240,7 @@ impl Catalog {
 
     fn forget_requests(&mut self, op: &Operation) {
         for id in op.targets.values().flat_map(|target| &target.requests) {
-            self.requests.remove(id);
+            self.requests.end(*id);
         }
     }
 

@@ -94,6 +94,9 @@ impl Catalog {
         if self.operations.len() >= MAX_OPERATIONS {
             return Some(Refusal::NotReady("too many operations are under way".into()));
         }
+        if self.closed {
+            return Some(Refusal::NotReady("it is leaving the cluster".into()));
+        }
         if step.electorate.number().is_none() {
             let why = step.electorate.standing().err();
             return Some(Refusal::NotReady(why.unwrap_or_else(|| "not admitted".into())));

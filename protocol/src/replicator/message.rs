@@ -179,10 +179,89 @@ impl Answer {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidMessage> {
         let answer: Self = decode(bytes)?;
         let bounded = match &answer {
-            Self::Differ(prefixes) => prefixes.len() <= MAX_FINGERPRINTS,
+            Self::Differ(prefixes) => {
+                prefixes.len() <= MAX_FINGERPRINTS
+                    && prefixes.iter().all(|prefix| prefix.depth() <= MAX_DEPTH)
+            }
             Self::Holds(holds) => holds.len() <= MAX_CHUNKS,
             Self::Later | Self::Vouched(_) => true,
         };
         if bounded { Ok(answer) } else { Err(invalid("says too much")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::Codec;
+    use crate::fuzz;
+    use crate::version::Origin;
+
+    fn question(bytes: &[u8]) -> Option<Question> {
+        Question::from_bytes(bytes).ok()
+    }
+
+    fn answer(bytes: &[u8]) -> Option<Answer> {
+        Answer::from_bytes(bytes).ok()
+    }
+
+    /// One of each kind.
+    fn examples() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        let chunk = ChunkId::of(Codec::Raw, b"a");
+        let dot = Dot { origin: Origin { node: "eu.a".parse().unwrap(), generation: 7 }, sequence: 3 };
+        let prefix = Prefix::of(u64::MAX, MAX_DEPTH);
+        let fingerprint = Fingerprint::default();
+        let questions = [
+            Question::Compare(Compare { ranges: vec![Range { prefix: Prefix::ROOT, fingerprint }] }),
+            Question::Held(Held { chunks: vec![Item { chunk, references: u64::MAX }] }),
+            Question::Vouch(Vouch { chunk, dots: vec![dot, dot] }),
+        ];
+        let answers = [
+            Answer::Differ(vec![Prefix::ROOT, prefix]),
+            Answer::Later,
+            Answer::Holds(vec![Holds::Same, Holds::Other, Holds::Lacks, Holds::NotMine]),
+            Answer::Vouched(true),
+        ];
+        (questions.map(|q| q.to_bytes()).into(), answers.map(|a| a.to_bytes()).into())
+    }
+
+    #[test]
+    fn no_bytes_make_a_replicators_parsers_panic_or_linger() {
+        let (questions, answers) = examples();
+        let both = [questions.clone(), answers.clone()].concat();
+        fuzz::bears_anything(&both, MAX_MESSAGE_BYTES + 1, 2_000, |bytes| (question(bytes), answer(bytes)));
+        fuzz::is_quick_with_much(&questions, MAX_MESSAGE_BYTES, question);
+        fuzz::is_quick_with_much(&answers, MAX_MESSAGE_BYTES, answer);
+    }
+
+    #[test]
+    fn a_replicator_reserves_nothing_by_a_declared_length() {
+        let (questions, answers) = examples();
+        fuzz::trusts_no_length(&questions, question);
+        fuzz::trusts_no_length(&answers, answer);
+    }
+
+    #[test]
+    fn a_replicator_ignores_fields_of_later_versions() {
+        let (questions, answers) = examples();
+        fuzz::ignores_later_fields(&questions, question);
+        fuzz::ignores_later_fields(&answers, answer);
+    }
+
+    #[test]
+    fn prefixes_deeper_than_the_tree_are_refused_in_questions_and_answers() {
+        // {0: 200, 1: 0}, in place of {0: 3, 1: 4095}
+        let deep = [0xa2, 0, 0x18, 200, 1, 0];
+        let valid = minicbor::to_vec(Prefix::of(u64::MAX, MAX_DEPTH)).unwrap();
+        let ranges =
+            vec![Range { prefix: Prefix::of(u64::MAX, MAX_DEPTH), fingerprint: Fingerprint::default() }];
+        let asked = Question::Compare(Compare { ranges }).to_bytes();
+        let said = Answer::Differ(vec![Prefix::of(u64::MAX, MAX_DEPTH)]).to_bytes();
+        let deepened = |bytes: &[u8]| {
+            let at = bytes.windows(valid.len()).position(|part| part == valid).unwrap();
+            [&bytes[..at], &deep, &bytes[at + valid.len()..]].concat()
+        };
+        assert!(question(&asked).is_some() && question(&deepened(&asked)).is_none());
+        assert!(answer(&said).is_some() && answer(&deepened(&said)).is_none());
     }
 }

@@ -364,7 +364,9 @@ impl Fetches {
         if self.busy() >= MAX_FETCHING {
             return None;
         }
-        let (chunk, fetch) = self.wanted.iter_mut().find(|(_, f)| !f.under_way && f.due <= now)?;
+        // In turn, so that what nobody has keeps nothing else waiting.
+        let due = self.wanted.iter_mut().filter(|(_, f)| !f.under_way && f.due <= now);
+        let (chunk, fetch) = due.min_by_key(|(_, f)| f.due)?;
         fetch.under_way = true;
         Some(*chunk)
     }

@@ -63,19 +63,22 @@ pub fn databases(roster: &Roster) -> Databases {
     roster.members.iter().map(|(node, entry)| (*node, entry.database)).collect()
 }
 
-/// Nodes that were bound to a database which is off the roster, with the one they have instead.
-pub fn dropped(before: &Databases, after: &Databases) -> Vec<(NodeId, Option<DatabaseId>)> {
-    let other = |(node, old): (&NodeId, &DatabaseId)| {
-        let new = after.get(node).copied();
-        (new != Some(*old)).then_some((*node, new))
-    };
-    before.iter().filter_map(other).collect()
+/// Nodes a database of which was dropped by a roster, with the database that they have now.
+pub type Dropped = BTreeMap<NodeId, Option<DatabaseId>>;
+
+/// What was dropped once the databases bound are `after`: what was known to be, and what `before` bound
+/// that `after` does not.
+pub fn dropped(known: &Dropped, before: &Databases, after: &Databases) -> Dropped {
+    let lost = before.iter().filter(|(node, database)| after.get(*node) != Some(*database));
+    let nodes = known.keys().chain(lost.map(|(node, _)| node));
+    nodes.map(|node| (*node, after.get(node).copied())).collect()
 }
 
-/// Whether the dots of a log that the floor lacks are ended for collection: its node's database was
-/// dropped, and the log does not belong to the one that the node has instead.
-pub fn is_dropped(origin: &Origin, successor: Option<&DatabaseId>) -> bool {
-    !successor.is_some_and(|database| database.began(origin.generation))
+/// Whether the dots of a log that the floor lacks are ended for collection: a database of its node was
+/// dropped, and the log does not belong to the one that the node has now.
+pub fn is_dropped(origin: &Origin, dropped: &Dropped) -> bool {
+    let began_in = |now: &Option<DatabaseId>| now.is_some_and(|database| database.began(origin.generation));
+    dropped.get(&origin.node).is_some_and(|now| !began_in(now))
 }
 
 /// Why a copy stays.

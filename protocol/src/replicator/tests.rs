@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::replicator::memory::{Judge, Shelf};
-use crate::replicator::rules::{self, Claim, Databases, PROMISE, RECEIPT_VALID, Reference};
+use crate::replicator::rules::{self, Claim, Databases, Dropped, PROMISE, RECEIPT_VALID, Reference};
 use crate::roster::DatabaseId;
 use crate::version::{Dot, Origin};
 use crate::view::State;
@@ -517,13 +517,20 @@ fn the_logs_of_a_database_that_the_roster_dropped_are_told_from_those_of_its_suc
     let [a, b, c, d] = ["a", "b", "c", "d"].map(|node| node.parse().unwrap());
     let before = Databases::from([(a, old), (b, old), (c, old)]);
     let after = Databases::from([(a, old), (b, new), (d, new)]);
-    assert_eq!(rules::dropped(&before, &after), [(b, Some(new)), (c, None)]);
+    let dropped = rules::dropped(&Dropped::new(), &before, &after);
+    assert_eq!(dropped, Dropped::from([(b, Some(new)), (c, None)]));
+    // One comes again, and what was dropped stays so.
+    let later = Databases::from([(a, old), (b, new), (c, new)]);
+    let returned = rules::dropped(&dropped, &after, &later);
+    assert_eq!(returned, Dropped::from([(b, Some(new)), (c, Some(new)), (d, None)]));
 
     for random in [0, 7, u64::MAX] {
-        let origin = |database: DatabaseId| Origin { node: b, generation: database.generation(random) };
-        assert!(rules::is_dropped(&origin(old), Some(&new)));
-        assert!(!rules::is_dropped(&origin(new), Some(&new)));
-        assert!(rules::is_dropped(&origin(new), None));
+        let origin = |node, database: DatabaseId| Origin { node, generation: database.generation(random) };
+        assert!(!rules::is_dropped(&origin(a, old), &dropped), "it has what it had");
+        assert!(rules::is_dropped(&origin(b, old), &dropped));
+        assert!(!rules::is_dropped(&origin(b, new), &dropped));
+        assert!(rules::is_dropped(&origin(c, new), &dropped));
+        assert!(!rules::is_dropped(&origin(c, new), &returned));
     }
     assert_ne!(old.generation(1), old.generation(2), "each start draws another");
 }

@@ -14,78 +14,56 @@
 //!   transaction that adopts a roster, and given out once the database is proved to be the latest.
 //! - Readiness ([`readiness`](super::readiness)) and admission ([`admission`](super::admission)).
 //!
+//! | part | decides |
+//! | --- | --- |
+//! | [`drive`] | what has become possible: adopting, reaching the floor, rejoining |
+//! | [`propose`] | which change is proposed, and getting it decided |
+//! | [`answer`], [`tell`] | what is made of requests and answers; whom to ask and tell |
+//! | [`standing`] | whether this node may answer for its roster |
+//! | [`operator`] | what an operator says of members that do not come back |
+//! | [`held`], [`flights`], [`record`] | the roster held; requests under way; what is written down |
+//!
 //! Invariant: a node whose [`standing`](Council::standing) is good has seen everything that was
 //! acknowledged under any roster before the one it holds, or was entitled to answer for that one
 //! and, the floor being unknown, is asked for a majority under both lists.
 
 mod answer;
+mod config;
 mod drive;
+mod flights;
+mod held;
 mod operator;
+mod propose;
+mod record;
+mod standing;
+mod tell;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::OnceLock;
-use std::time::Duration;
-
-use minicbor::{Decode, Encode};
 
 use super::admission::Presence;
-use super::floor::Floor;
-use super::message::{
-    Ballot, Change, Decided, Mark, Phase, Question, RING_VERSION, Reason, Request, RequestId, Response,
-};
+use super::message::{Change, Decided, Mark, Phase, Reason, Request, RequestId, Response};
 use super::paxos::{Acceptor, Proposer};
 use super::readiness::{Contact, Proof};
 use super::{ClusterId, Constants, DatabaseId, Entry, Roster};
 use crate::catalog::electorate::HomeList;
-use crate::catalog::seen::Seen;
-use crate::catalog::storage::{Result, Storage, StorageError, Table};
+use crate::catalog::storage::{Result, Storage, Table};
 use crate::name::Name;
 use crate::node_id::NodeId;
-use crate::ring::Ring;
 use crate::time::Instant;
 use crate::view::View;
+use flights::Flights;
+use held::Held;
+use propose::Want;
+use record::{
+    ACCEPTOR, CAUGHT_UP, CONFIRMATION, CaughtUp, Confirmation, DATABASE, DECIDED, FLOOR, KnownFloor, MARK,
+    load,
+};
 
+pub use config::{Config, Faults, Founding};
 pub use operator::ForgetRefused;
 
-/// The most requests under way at once.
-const MAX_IN_FLIGHT: usize = 1024;
 /// The most changes waiting to be proposed.
 const MAX_WANTED: usize = 256;
-
-/// How this node comes by its first roster; a roster on disk goes before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Founding {
-    /// It founds a cluster: it has neither seeds nor persisted peers. The id is random.
-    Found {
-        /// The new cluster's name.
-        cluster: ClusterId,
-    },
-    /// It asks the members that gossip shows it.
-    Join,
-}
-
-/// What a council is told at its start.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This node.
-    pub node: NodeId,
-    /// Its identity key.
-    pub key: [u8; 32],
-    /// Its failure zone, at most 63 bytes.
-    pub zone: Option<String>,
-    /// Bytes it offers.
-    pub capacity: u64,
-    /// The configured N; must be the cluster's.
-    pub replication_factor: u8,
-    /// `FORGET_AFTER_SECS`: after so long without a word a member is given up.
-    pub forget_after: Duration,
-    /// How it comes by its first roster.
-    pub founding: Founding,
-    /// Random: the id of the database if it has none yet, or must have another.
-    pub fresh_database: DatabaseId,
-    /// Random: seeds nonces, delays and further database ids.
-    pub seed: u64,
-}
 
 /// The other end of a request, as the transport has proved it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,120 +91,6 @@ pub enum Event {
     Refused(String),
     /// The database was given another id. What others know of the old one is void.
     DatabaseReplaced(DatabaseId),
-}
-
-/// Mistakes that tests plant to see that they are found; all off.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
-    /// A restarted node does not wait for any answer before it takes its database for the latest.
-    pub ready_without_nonces: bool,
-    /// A database found to be behind goes on under its id.
-    pub keep_database_id_when_behind: bool,
-    /// The next roster is proposed and voted before the floor of the present one is known and seen.
-    pub propose_before_floor: bool,
-    /// Promises and acceptances are not written down.
-    pub forget_promises: bool,
-    /// One home list counts although the floor is not known.
-    pub single_list_before_floor: bool,
-}
-
-/// The floor of a roster this node has wholly seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-struct CaughtUp {
-    #[n(0)]
-    number: u64,
-    #[n(1)]
-    database: DatabaseId,
-}
-
-/// What this node had seen when it adopted a roster.
-#[derive(Clone, Debug, PartialEq, Encode, Decode)]
-#[cbor(map)]
-struct Confirmation {
-    #[n(0)]
-    number: u64,
-    #[n(1)]
-    database: DatabaseId,
-    #[n(2)]
-    seen: Seen,
-}
-
-#[derive(Clone, Debug, Encode, Decode)]
-#[cbor(map)]
-struct KnownFloor {
-    #[n(0)]
-    number: u64,
-    #[n(1)]
-    seen: Seen,
-}
-
-/// The roster this node holds, with what follows from it.
-#[derive(Debug)]
-struct Held {
-    decided: Decided,
-    floor: Floor,
-    /// Built when a name is first asked about.
-    ring: OnceLock<Ring>,
-    previous_ring: OnceLock<Ring>,
-    /// Whether the floor is written down.
-    floor_kept: bool,
-}
-
-impl Held {
-    fn new(decided: Decided) -> Self {
-        let floor = Floor::new(&decided);
-        Self { decided, floor, ring: OnceLock::new(), previous_ring: OnceLock::new(), floor_kept: false }
-    }
-
-    const fn roster(&self) -> &Roster {
-        &self.decided.roster
-    }
-
-    const fn number(&self) -> u64 {
-        self.decided.roster.number
-    }
-
-    fn phase(&self) -> Phase {
-        Phase { number: self.number(), floor: self.floor.known().is_some() }
-    }
-
-    fn binds(&self, node: &NodeId, database: DatabaseId) -> bool {
-        let lists = [self.roster(), self.floor.previous()];
-        lists.into_iter().any(|r| r.members.get(node).is_some_and(|e| e.database == database))
-    }
-
-    fn knows(&self, node: &NodeId) -> bool {
-        self.roster().members.contains_key(node) || self.floor.previous().members.contains_key(node)
-    }
-}
-
-/// A change this node would propose.
-#[derive(Clone, Debug)]
-struct Want {
-    change: Change,
-    /// Not before; spreads the proposals of members that see the same.
-    after: Instant,
-    /// Forgotten unless asked for again.
-    until: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Hello,
-    Join,
-    Learn,
-    Adopt(Phase),
-    Prepare(Ballot),
-    Accept(Ballot),
-}
-
-#[derive(Clone, Debug)]
-struct Flight {
-    to: NodeId,
-    kind: Kind,
-    sent: Instant,
 }
 
 /// One node's part in the roster.
@@ -263,28 +127,12 @@ pub struct Council {
     next_join: Instant,
     next_probe: Instant,
     next_cover: Instant,
-    last_sent: BTreeMap<(NodeId, u8), Instant>,
     refused: Option<String>,
-    in_flight: BTreeMap<RequestId, Flight>,
-    next_id: u64,
+    flights: Flights,
     outbox: VecDeque<(NodeId, RequestId, Request)>,
     events: VecDeque<Event>,
     reported: Option<Result<(), String>>,
     wake: Instant,
-}
-
-const DATABASE: &[u8] = b"database";
-const DECIDED: &[u8] = b"decided";
-const ACCEPTOR: &[u8] = b"acceptor";
-const FLOOR: &[u8] = b"floor";
-const CONFIRMATION: &[u8] = b"confirmation";
-const CAUGHT_UP: &[u8] = b"caught-up";
-const MARK: &[u8] = b"mark";
-
-fn load<T: for<'b> Decode<'b, ()>>(storage: &dyn Storage, key: &'static [u8]) -> Result<Option<T>> {
-    let Some(bytes) = storage.record(Table::Council, key)? else { return Ok(None) };
-    let damaged = |_| StorageError(format!("the council's record {} is damaged", key.escape_ascii()));
-    minicbor::decode(&bytes).map(Some).map_err(damaged)
 }
 
 impl Council {
@@ -339,10 +187,8 @@ impl Council {
             next_join: now,
             next_probe: now,
             next_cover: now,
-            last_sent: BTreeMap::new(),
             refused: None,
-            in_flight: BTreeMap::new(),
-            next_id: 0,
+            flights: Flights::default(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             reported: None,
@@ -422,9 +268,7 @@ impl Council {
         result: Result<Response, Unreachable>,
     ) -> Result<()> {
         self.advance(now);
-        if self.in_flight.get(&id).is_some_and(|f| f.to == from)
-            && let Some(flight) = self.in_flight.remove(&id)
-        {
+        if let Some(flight) = self.flights.end(id, from) {
             match result {
                 Ok(response) => self.take_response(storage, now, &flight, response)?,
                 Err(Unreachable) => self.take_loss(&flight),
@@ -529,17 +373,7 @@ impl Council {
     /// the present roster is unknown (the one before first). Empty before admission.
     pub fn homes(&self, name: &Name) -> Vec<HomeList> {
         let Some(held) = &self.held else { return Vec::new() };
-        let list = |roster: &Roster, ring: &OnceLock<Ring>| HomeList {
-            nodes: ring.get_or_init(|| roster.ring()).owners(name.key(), roster.replicas()),
-            majority: roster.majority(),
-        };
-        let present = list(held.roster(), &held.ring);
-        let previous = held.floor.previous();
-        let single = held.phase().floor || self.faults.single_list_before_floor;
-        if single || previous.members.is_empty() {
-            return vec![present];
-        }
-        vec![list(previous, &held.previous_ring), present]
+        held.homes(name, held.phase().floor || self.faults.single_list_before_floor)
     }
 
     /// N of the present roster; 0 before admission.
@@ -571,121 +405,5 @@ impl Council {
     /// How many catalog transactions were committed. Announce it only after the commit.
     pub const fn mark(&self) -> u64 {
         self.mark
-    }
-
-    /// Whether this node may answer for the roster it holds, as of the last time it was told;
-    /// else, for people, what it waits for.
-    pub fn standing(&self) -> Result<(), String> {
-        let Some(held) = &self.held else {
-            return Err(match &self.refused {
-                Some(why) => format!("not admitted: {why}"),
-                None => "waiting to be admitted by the members that gossip shows".into(),
-            });
-        };
-        let (roster, me) = (held.roster(), &self.config.node);
-        let factor = roster.constants.replication_factor;
-        if factor != self.config.replication_factor {
-            let own = self.config.replication_factor;
-            return Err(format!("the replication factor is set to {own}, but the cluster's is {factor}"));
-        }
-        if !self.is_bound(roster) {
-            return Err(match &self.refused {
-                Some(why) => format!("not admitted: {why}"),
-                None => format!("waiting for roster {} to be followed by one with this node", roster.number),
-            });
-        }
-        if !self.proof.proved {
-            let more = self.proof.outstanding(roster, me);
-            return Err(format!("waiting for {more} more members to say that this database is the latest"));
-        }
-        if self.heard_until(held).is_none_or(|until| until <= self.now) {
-            return Err("a majority of the roster does not answer".into());
-        }
-        if self.is_caught_up() {
-            return Ok(());
-        }
-        let entitled =
-            self.caught_up_number() == held.floor.previous().number && self.is_bound(held.floor.previous());
-        match held.floor.known() {
-            None if entitled => Ok(()),
-            None => Err(format!(
-                "waiting for the floor of roster {}: {} members have not confirmed it",
-                roster.number,
-                held.floor.missing().count()
-            )),
-            Some(_) => Err(format!("catching up with what roster {} started from", roster.number)),
-        }
-    }
-
-    /// Whether the roster held has this node's id.
-    pub fn is_member(&self) -> bool {
-        self.roster().is_some_and(|roster| roster.members.contains_key(&self.config.node))
-    }
-
-    fn is_bound(&self, roster: &Roster) -> bool {
-        let entry = roster.members.get(&self.config.node);
-        entry.is_some_and(|e| e.key == self.config.key && e.database == self.database)
-    }
-
-    /// Whether this database is proved to be the latest and was caught up with some roster: what
-    /// it has seen and does not hold is superseded, even while this node waits to see more. A
-    /// database that was found to be behind is not: what it closed may have been published.
-    pub fn is_intact(&self) -> bool {
-        self.proof.proved && self.caught_up_number() > 0
-    }
-
-    fn caught_up_number(&self) -> u64 {
-        self.caught_up.filter(|c| c.database == self.database).map_or(0, |c| c.number)
-    }
-
-    fn is_caught_up(&self) -> bool {
-        self.held.as_ref().is_some_and(|h| h.number() == self.caught_up_number())
-    }
-
-    /// Whether this node may take part in deciding the next roster.
-    fn may_vote(&self) -> bool {
-        self.standing().is_ok() && (self.is_caught_up() || self.faults.propose_before_floor)
-    }
-
-    fn heard_until(&self, held: &Held) -> Option<Instant> {
-        if self.faults.ready_without_nonces {
-            return Some(Instant::from_micros(u64::MAX));
-        }
-        self.contact.heard_until(held.roster(), &self.config.node, self.config.forget_after / 2)
-    }
-
-    // Durable records.
-
-    fn put<T: Encode<()>>(&mut self, storage: &mut dyn Storage, key: &[u8], value: Option<&T>) -> Result<()> {
-        self.marked = true;
-        let bytes = value.map(|v| minicbor::to_vec(v).expect("writing to a Vec cannot fail"));
-        storage.put_record(Table::Council, key, bytes.as_deref())
-    }
-
-    fn commit_mark(&mut self, storage: &mut dyn Storage) -> Result<()> {
-        if std::mem::take(&mut self.marked) {
-            self.mark += 1;
-            let bytes = minicbor::to_vec(self.mark).expect("writing to a Vec cannot fail");
-            storage.put_record(Table::Council, MARK, Some(&bytes))?;
-        }
-        Ok(())
-    }
-
-    fn request(&self, question: Question) -> Request {
-        Request {
-            number: self.number().unwrap_or(0),
-            cluster: self.constants().map(|c| c.cluster),
-            database: self.database,
-            mark: self.mark,
-            question,
-        }
-    }
-
-    fn join_question(&self) -> Question {
-        Question::Join {
-            entry: self.entry(),
-            replication_factor: self.config.replication_factor,
-            ring_version: RING_VERSION,
-        }
     }
 }

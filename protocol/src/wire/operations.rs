@@ -118,23 +118,14 @@ pub enum CopyState {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::chunk::Codec;
+    use crate::fuzz;
+    use crate::wire::MAX_CALL_BYTES;
 
-    proptest! {
-        #[test]
-        fn anything_is_parsed_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
-            let _ = minicbor::decode::<Question>(&bytes);
-            let _ = minicbor::decode::<Answer>(&bytes);
-        }
-    }
-
-    #[test]
-    fn questions_and_answers_survive_the_wire() {
+    fn examples() -> (Vec<Question>, Vec<Answer>) {
         let id = ChunkId::of(Codec::Raw, b"a");
-        let questions = [
+        let questions = vec![
             Question::Health,
             Question::Scrub(Action::Pause),
             Question::Repair(Action::Start, Some(2)),
@@ -142,24 +133,63 @@ mod tests {
             Question::Verify(None),
             Question::Verify(Some(id)),
         ];
-        for question in questions {
-            let bytes = minicbor::to_vec(&question).unwrap();
-            assert_eq!(minicbor::decode::<Question>(&bytes).unwrap(), question);
-        }
         let mut health = NodeHealth::idle("a".parse().unwrap());
         health.scrub.progress = 0.5;
         let checked = Checked { id, bytes: 7, state: CopyState::Unreadable };
-        let answers = [
+        let answers = vec![
             Answer::Health(Box::new(health)),
             Answer::Accepted,
             Answer::Refused("no".to_owned()),
-            Answer::Verified(vec![Copied { held: true, verified_at: None }]),
+            Answer::Verified(vec![Copied { held: true, verified_at: Some(UnixMillis(3)) }]),
             Answer::Page(Page { chunks: vec![checked], last: true, total: 1 }),
         ];
-        for answer in answers {
-            let bytes = minicbor::to_vec(&answer).unwrap();
-            assert_eq!(minicbor::decode::<Answer>(&bytes).unwrap(), answer);
+        (questions, answers)
+    }
+
+    fn encoded<T: Encode<()>>(messages: &[T]) -> Vec<Vec<u8>> {
+        messages.iter().map(|message| minicbor::to_vec(message).unwrap()).collect()
+    }
+
+    fn question(bytes: &[u8]) -> Option<Question> {
+        minicbor::decode(bytes).ok()
+    }
+
+    fn answer(bytes: &[u8]) -> Option<Answer> {
+        minicbor::decode(bytes).ok()
+    }
+
+    #[test]
+    fn questions_and_answers_survive_the_wire() {
+        let (questions, answers) = examples();
+        for (example, bytes) in questions.iter().zip(encoded(&questions)) {
+            assert_eq!(question(&bytes).as_ref(), Some(example));
         }
+        for (example, bytes) in answers.iter().zip(encoded(&answers)) {
+            assert_eq!(answer(&bytes).as_ref(), Some(example));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_parsers_panic_or_linger() {
+        let (questions, answers) = examples();
+        let (questions, answers) = (encoded(&questions), encoded(&answers));
+        let both = [questions.clone(), answers.clone()].concat();
+        fuzz::bears_anything(&both, MAX_CALL_BYTES, 1_000, |bytes| (question(bytes), answer(bytes)));
+        fuzz::is_quick_with_much(&questions, MAX_CALL_BYTES, question);
+        fuzz::is_quick_with_much(&answers, MAX_CALL_BYTES, answer);
+    }
+
+    #[test]
+    fn nothing_is_reserved_by_a_declared_length() {
+        let (questions, answers) = examples();
+        fuzz::trusts_no_length(&encoded(&questions), question);
+        fuzz::trusts_no_length(&encoded(&answers), answer);
+    }
+
+    #[test]
+    fn fields_of_later_versions_are_ignored() {
+        // No question has a struct in it.
+        fuzz::ignores_later_fields(&encoded(&examples().1), answer);
     }
 
     #[test]

@@ -250,7 +250,29 @@ pub struct Outcome {
     /// Everything else that is no success.
     pub failed: Vec<String>,
     pub slowest: Duration,
+    /// What was acknowledged: names, and the seeds of their bytes.
+    pub written: Vec<(String, u64)>,
 }
+
+impl Outcome {
+    /// Reads what was acknowledged, or a thousand of it, through one running node after the other. Returns
+    /// how many that were.
+    pub async fn read_back(&self, cluster: &Cluster) -> Result<usize> {
+        let nodes: Vec<&Node> = cluster.nodes.iter().filter(|node| node.pid().is_some()).collect();
+        let some = self.written.iter().step_by(self.written.len().div_ceil(1_000).max(1));
+        let mut read = 0;
+        for ((name, seed), node) in some.zip(nodes.iter().cycle()) {
+            let body = node.get(name).await.with_context(|| format!("{name} through {}", node.id))?;
+            ensure!(body == random_bytes(*seed, WRITTEN_BYTES), "{name} through {}: other bytes", node.id);
+            read += 1;
+        }
+        ensure!(read > 0, "nothing was written");
+        Ok(read)
+    }
+}
+
+/// The size of what clients write.
+const WRITTEN_BYTES: usize = 20_000;
 
 impl Load {
     /// Four clients that read `files` and write new ones of 20 kB under `prefix`.
@@ -297,6 +319,7 @@ impl Load {
             sum.cut_off += one.cut_off;
             sum.failed.extend(one.failed);
             sum.slowest = sum.slowest.max(one.slowest);
+            sum.written.extend(one.written);
         }
         Ok(sum)
     }
@@ -316,7 +339,6 @@ impl Client {
         let client = kepler_tests::cluster::client();
         let mut random = fastrand::Rng::with_seed(self.worker);
         let mut outcome = Outcome::default();
-        let mut written: Vec<(String, u64)> = Vec::new();
         let mut i = 0_u64;
         while !self.stop.load(Ordering::Relaxed) {
             i += 1;
@@ -325,11 +347,12 @@ impl Client {
             let started = Instant::now();
             let result = if i.is_multiple_of(3) {
                 let (name, seed) = (format!("{}/{}/{i}", self.prefix, self.worker), (self.worker << 32) | i);
-                let put = client.put(format!("{url}/v1/files/{name}")).body(random_bytes(seed, 20_000));
+                let put =
+                    client.put(format!("{url}/v1/files/{name}")).body(random_bytes(seed, WRITTEN_BYTES));
                 put.send().await.map(|response| (response, None, Some((name, seed))))
             } else {
-                let (name, expected) = match written.last() {
-                    Some((name, seed)) if random.bool() => (name.clone(), random_bytes(*seed, 20_000)),
+                let (name, expected) = match outcome.written.last() {
+                    Some((name, seed)) if random.bool() => (name.clone(), random_bytes(*seed, WRITTEN_BYTES)),
                     _ => {
                         let file = &self.files[random.usize(..self.files.len())];
                         (file.name.clone(), file.bytes())
@@ -338,7 +361,7 @@ impl Client {
                 let get = client.get(format!("{url}/v1/files/{name}")).send().await;
                 get.map(|response| (response, Some((name, expected)), None))
             };
-            self.judge(url, result, &mut outcome, &mut written).await;
+            self.judge(url, result, &mut outcome).await;
             outcome.slowest = outcome.slowest.max(started.elapsed());
             self.done.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -346,13 +369,7 @@ impl Client {
         outcome
     }
 
-    async fn judge(
-        &self,
-        url: &str,
-        result: reqwest::Result<Asked>,
-        outcome: &mut Outcome,
-        written: &mut Vec<(String, u64)>,
-    ) {
+    async fn judge(&self, url: &str, result: reqwest::Result<Asked>, outcome: &mut Outcome) {
         let gone = || !self.urls.lock().expect("no panic").iter().any(|known| known == url);
         let (response, read, put) = match result {
             Ok(answer) => answer,
@@ -377,7 +394,7 @@ impl Client {
             },
             (None, Some(name)) => {
                 outcome.writes += 1;
-                written.push(name);
+                outcome.written.push(name);
             }
             (None, None) => {}
         }

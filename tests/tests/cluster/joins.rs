@@ -45,7 +45,7 @@ async fn five_nodes_join_one_after_another_under_reads_and_writes() -> Result<()
             anyhow::Ok((i, failed_writes))
         })
     };
-    for _ in 0..4 {
+    for _ in 0..5 {
         cluster.add()?;
         cluster.settle().await?;
         let url = cluster.nodes.last().expect("just added").url();
@@ -54,8 +54,16 @@ async fn five_nodes_join_one_after_another_under_reads_and_writes() -> Result<()
     stop.store(true, Ordering::Relaxed);
     let (writes, failed) = worker.await?.inspect_err(|_| cluster.print_logs())?;
     ensure!(failed.is_empty(), "{} failed writes, such as {}", failed.len(), failed[0]);
+    for i in 0..writes {
+        for node in &cluster.nodes {
+            let body = node.get(&format!("joining/{i}")).await?;
+            ensure!(body == random_bytes(i as u64, 2000), "joining/{i} through {}", node.id);
+        }
+    }
     println!(
-        "joins: one node became five under {writes} writes and as many reads through all of them; none failed"
+        "joins: one node became six under {writes} writes and as many reads through all of them; none failed; \
+         {} reads afterwards",
+        writes * cluster.nodes.len()
     );
     Ok(())
 }

@@ -278,6 +278,14 @@ async fn the_scrub_goes_on_where_it_was_and_finds_what_is_rotten_or_gone() {
     assert!(store.scrubbed_at().await.unwrap().is_some());
     assert!(!is_here(&store, chunks[0].id()).await);
     assert_eq!(store.references(chunks[0].id()).await.unwrap(), [dot(1)], "they hold again once it is back");
+    let page = store.holdings(None).await.unwrap();
+    let lost: BTreeSet<_> = page.holdings.iter().filter(|h| !h.file && h.kept).map(|h| h.chunk).collect();
+    assert_eq!(lost, bad, "each pass finds them lacking until they are back");
+    let listed: Vec<String> = page.holdings.iter().map(|h| h.chunk.to_string()).collect();
+    assert!(listed.is_sorted() && listed.len() == chunks.len(), "{listed:?}");
+    store.put(chunks[0].clone(), &[]).await.unwrap();
+    let back = store.holdings(None).await.unwrap().holdings;
+    assert!(back.iter().any(|h| h.chunk == chunks[0].id() && h.file && h.kept));
 }
 
 #[tokio::test]
@@ -294,14 +302,19 @@ async fn logs_of_a_lost_database_end_and_others_do_not() {
     let new = of("node-x", successor.generation(3));
     store.put(a.clone(), &[gone]).await.unwrap();
     store.put(b.clone(), &[other, longer, new]).await.unwrap();
-    assert_eq!(store.end_origins("node-x".parse().unwrap(), Some(successor)).await.unwrap(), 1);
+    let dropped = |now| [("node-x".parse().unwrap(), now)].into();
+    store
+        .note_databases([("node-x".parse().unwrap(), successor)].into(), dropped(Some(successor)))
+        .await
+        .unwrap();
     let kept = |id| {
         let store = store.clone();
         async move { store.kept_references(id).await.unwrap().unwrap().dots }
     };
     assert!(kept(a.id()).await.is_empty());
     assert_eq!(kept(b.id()).await.len(), 3, "the log of the new database goes on");
-    assert_eq!(store.end_origins("node-x".parse().unwrap(), None).await.unwrap(), 2);
+    store.note_databases([].into(), dropped(None)).await.unwrap();
+    assert_eq!(store.noted_databases().await.unwrap(), ([].into(), dropped(None)));
     assert_eq!(kept(b.id()).await.len(), 2, "the member is gone");
     assert!(rules::PROMISE > rules::RECEIPT_VALID);
 }

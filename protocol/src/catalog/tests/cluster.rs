@@ -136,6 +136,34 @@ fn a_fast_version_that_was_superseded_is_not_shown_by_an_older_copy_of_its_datab
     assert_eq!(survivors.iter().map(|v| v.dot).collect::<Vec<_>>(), [new]);
 }
 
+/// What it took before goes on, and is waited for.
+#[test]
+fn who_is_about_to_leave_takes_no_more_writes_and_reads_all_the_same() {
+    let mut net = Net::new(13, 3, 3, Faults::default());
+    let file = name("x");
+    let first = dot_of(&net.put(0, &file, 1, NONE, QUORUM));
+    let fast = dot_of(&net.put(0, &name("y"), 2, NONE, Durability::Fast));
+    net.nodes[0].catalog.as_mut().unwrap().close();
+    for durability in [Durability::Fast, QUORUM] {
+        let refused = net.put(0, &file, 3, NONE, durability);
+        assert!(matches!(refused, Outcome::Refused(Refusal::NotReady(_))), "{refused:?}");
+    }
+    let heads: Vec<Dot> = survivors_of(net.read(0, &file)).iter().map(|v| v.dot).collect();
+    assert_eq!(heads, [first]);
+    let unfinished = |net: &Net| {
+        let node = &net.nodes[0];
+        node.catalog.as_ref().unwrap().unfinished(&node.storage).unwrap()
+    };
+    assert!(unfinished(&net).is_some(), "the fast version is nowhere else");
+    assert_eq!(net.ask(0, Command::Settle { dot: fast }), Outcome::Done);
+    net.run_for(Duration::from_secs(2));
+    assert_eq!(unfinished(&net), None);
+    for node in 0..3 {
+        let versions = survivors_of(net.read(node, &name("y")));
+        assert_eq!(versions.iter().map(|v| v.dot).collect::<Vec<_>>(), [fast]);
+    }
+}
+
 #[test]
 fn both_sides_of_a_split_survive_as_head_and_conflict() {
     let mut net = Net::new(6, 3, 3, Faults::default());

@@ -1,6 +1,9 @@
 //! What the council makes of requests and of answers to its own.
 
-use super::{Confirmation, Council, Event, Flight, Kind};
+use super::flights::{Flight, Kind};
+use super::propose::JOIN_TRIES;
+use super::record::{ACCEPTOR, CONFIRMATION, Confirmation};
+use super::{Council, Event, Peer, drive};
 use crate::catalog::seen::Seen;
 use crate::catalog::storage::{Result, Storage, Table};
 use crate::node_id::NodeId;
@@ -10,8 +13,6 @@ use crate::roster::message::{
 use crate::roster::paxos::{Acceptor, Progress};
 use crate::roster::{Entry, Roster};
 use crate::time::Instant;
-
-use super::{ACCEPTOR, Peer, drive};
 
 impl Council {
     pub(super) fn response(&self, answer: Answer) -> Response {
@@ -133,7 +134,7 @@ impl Council {
         if let Err(why) = self.judge(now, &change) {
             return refuse(why);
         }
-        self.want(now, change, std::time::Duration::ZERO, drive::JOIN_TRIES);
+        self.want(now, change, std::time::Duration::ZERO, JOIN_TRIES);
         Answer::Later { why: "the members are deciding on it".into() }
     }
 
@@ -425,6 +426,6 @@ impl Council {
             false => None,
         };
         let confirmation = self.confirmation.clone();
-        self.put(storage, super::CONFIRMATION, confirmation.as_ref())
+        self.put(storage, CONFIRMATION, confirmation.as_ref())
     }
 }

@@ -9,7 +9,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Council, Held, drive};
+use super::Council;
+use super::held::Held;
+use super::propose::FORGET_TRIES;
 use crate::catalog::storage::{Result, Storage};
 use crate::node_id::NodeId;
 use crate::roster::Roster;
@@ -59,7 +61,7 @@ impl Council {
             return Ok(Err(refused));
         }
         let change = Change { node, entry: None, reason: Reason::Forgotten };
-        self.want(now, change, Duration::ZERO, drive::FORGET_TRIES);
+        self.want(now, change, Duration::ZERO, FORGET_TRIES);
         self.drive(storage, now)?;
         self.commit_mark(storage)?;
         Ok(Ok(()))
@@ -76,7 +78,7 @@ impl Council {
             return Ok(());
         }
         let change = Change { node: self.config.node, entry: None, reason: Reason::Left };
-        self.want(now, change, Duration::ZERO, drive::FORGET_TRIES);
+        self.want(now, change, Duration::ZERO, FORGET_TRIES);
         self.drive(storage, now)?;
         self.commit_mark(storage)
     }

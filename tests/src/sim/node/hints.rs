@@ -1,5 +1,5 @@
-//! The replication queue on a simulated node: copies that uploads still owe when they are answered, kept across
-//! crashes with the database, re-aimed as the roster changes and delivered at least once.
+//! Delivering what uploads still owe: rows of the [`Queue`] are re-aimed as the roster changes, gathered
+//! where this node lacks the chunk, and delivered at least once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -11,7 +11,11 @@ use kepler_protocol::replicator::rules::Reference;
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
 
-use super::{Node, Question, Reply, Room, Sent};
+use super::Node;
+use super::message::{Question, Reply};
+use super::queue::{Queue, Row};
+use super::requests::Sent;
+use super::room::Room;
 
 /// How often the queue is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -25,31 +29,6 @@ const REST: Duration = Duration::from_secs(4);
 const FETCH_DEADLINE: Duration = Duration::from_secs(2);
 
 const PUSH_DEADLINE: Duration = Duration::from_secs(8);
-
-/// A copy of a chunk that is owed to a node.
-pub type Row = (NodeId, ChunkId);
-
-/// What is owed, under which dots: durable.
-#[derive(Clone, Debug, Default)]
-pub struct Queue(BTreeMap<Row, BTreeSet<Dot>>);
-
-impl Queue {
-    /// How many copies are owed.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn owe(&mut self, row: Row, dots: impl IntoIterator<Item = Dot>) {
-        self.0.entry(row).or_default().extend(dots);
-    }
-
-    fn paid(&mut self, row: &Row, dots: &BTreeSet<Dot>) {
-        if let Some(owed) = self.0.get_mut(row) {
-            owed.retain(|dot| !dots.contains(dot));
-        }
-        self.0.retain(|_, dots| !dots.is_empty());
-    }
-}
 
 /// What this process is about to deliver.
 #[derive(Debug, Default)]
@@ -102,7 +81,8 @@ impl Node {
             return;
         }
         // What was superseded meanwhile is owed no more.
-        let ended = |dot: &&Dot| room.worth(self, dot, self.setup.heal) == Reference::Ended;
+        let ended =
+            |dot: &&Dot| room.worth(self.replica.catalog().seen(), dot, self.setup.heal) == Reference::Ended;
         let ended: BTreeSet<Dot> = dots.iter().filter(ended).copied().collect();
         let dots: BTreeSet<Dot> = dots.difference(&ended).copied().collect();
         room.queue.paid(&row, &ended);

@@ -83,7 +83,7 @@ async fn three_nodes_become_four_and_six_under_load_and_old_copies_go_after_grac
     let outcome = load.finish().await?;
     ensure!(outcome.failed.is_empty(), "{} failed, such as {}", outcome.failed.len(), outcome.failed[0]);
     ensure!(outcome.unavailable == 0, "{} answers of 503", outcome.unavailable);
-    let read = read_all(&cluster, &files).await?;
+    let read = read_all(&cluster, &files).await? + outcome.read_back(&cluster).await?;
     println!(
         "growth: {}; {} reads and {} writes meanwhile, none failed, slowest {:?}; {read} reads afterwards",
         lines.join("; "),

@@ -56,7 +56,7 @@ async fn a_leaving_node_ends_only_when_everything_has_its_copies_elsewhere() -> 
     let outcome = load.finish().await?;
     ensure!(outcome.failed.is_empty(), "{} failed, such as {}", outcome.failed.len(), outcome.failed[0]);
     ensure!(outcome.unavailable == 0, "{} answers of 503", outcome.unavailable);
-    let read = read_all(&cluster, &files).await?;
+    let read = read_all(&cluster, &files).await? + outcome.read_back(&cluster).await?;
     println!(
         "farewell: {held} of {} chunks drained in {took:?} ({half} still held at a crash in between), never fewer than {least} copies of anything; roster of {members}; {copies} copies hashed; {} reads and {} writes meanwhile, none failed; {read} reads afterwards",
         chunks.len(),

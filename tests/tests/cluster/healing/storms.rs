@@ -63,13 +63,14 @@ async fn three_nodes_that_join_while_one_returns_stay_under_the_cap_and_clients_
     let stormy_operations = load.operations() - calm_operations;
     let outcome = load.finish().await?;
     ensure!(outcome.failed.is_empty(), "{} failed, such as {}", outcome.failed.len(), outcome.failed[0]);
+    let (before, meanwhile) =
+        (calm_operations as f64 / calm.as_secs_f64(), stormy_operations as f64 / took.as_secs_f64());
+    ensure!(meanwhile * 2.0 >= before, "{before} operations a second became {meanwhile}");
     ensure!(most * 10 <= CAP * 11, "{most} bytes within one second");
-    let read = read_all(&cluster, &files).await?;
+    let read = read_all(&cluster, &files).await? + outcome.read_back(&cluster).await?;
     println!(
         "storm: three joined and one returned; every owner had its copies after {took:?}, at most {most} bytes a second of {CAP} \
-         ({samples} samples); clients: {:.0} operations a second before, {:.0} meanwhile, none failed, slowest {:?}; {read} reads",
-        calm_operations as f64 / calm.as_secs_f64(),
-        stormy_operations as f64 / took.as_secs_f64(),
+         ({samples} samples); clients: {before:.0} operations a second before, {meanwhile:.0} meanwhile, none failed, slowest {:?}; {read} reads",
         outcome.slowest,
     );
     Ok(())

@@ -1,0 +1,104 @@
+//! Reads whose chunks are looked for: here, then at each owner.
+//!
+//! Nobody has a chunk only where everybody who was asked says so: silence is no answer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use kepler_protocol::chunk::ChunkId;
+use kepler_protocol::node_id::NodeId;
+use kepler_protocol::time::Instant;
+use kepler_protocol::version::{Version, head};
+
+use super::Node;
+use super::message::Question;
+use super::requests::Sent;
+use super::room::Room;
+use crate::sim::client::shared_of;
+use crate::sim::process::{Answer, Output};
+
+/// A read whose chunks are looked for.
+struct Reading {
+    operation: u64,
+    survivors: Vec<Version>,
+    local: bool,
+    /// What is still to be found, the first being looked for.
+    chunks: Vec<ChunkId>,
+    /// Who is still to be asked for the first.
+    candidates: VecDeque<NodeId>,
+    /// Somebody who may have it did not answer in time.
+    silent: bool,
+}
+
+/// The reads under way.
+#[derive(Default)]
+pub(super) struct Reads {
+    under_way: BTreeMap<u64, Reading>,
+    last: u64,
+}
+
+impl Node {
+    /// The catalog has answered a read: its chunks are still to be found.
+    pub(super) fn read(
+        &mut self,
+        room: &mut Room,
+        now: Instant,
+        operation: u64,
+        survivors: Vec<Version>,
+        local: bool,
+    ) {
+        let root = head(&survivors).and_then(|head| Some(head.content.as_ref()?.root));
+        let chunks = root.map(|root| vec![shared_of(&root), root]).unwrap_or_default();
+        let candidates = VecDeque::new();
+        let reading = Reading { operation, survivors, local, chunks, candidates, silent: false };
+        self.reads.last += 1;
+        let key = self.reads.last;
+        self.reads.under_way.insert(key, reading);
+        self.look(room, now, key);
+    }
+
+    /// Looks for the next chunk of a read here, then at its owners, then at every other member.
+    fn look(&mut self, room: &mut Room, now: Instant, key: u64) {
+        loop {
+            let Some(reading) = self.reads.under_way.get_mut(&key) else { return };
+            let Some(chunk) = reading.chunks.first().copied() else {
+                self.read_ends(key, None);
+                return;
+            };
+            if !(room.shelf.has(&chunk) && room.is_whole(&chunk)) {
+                let others = self.view.ring().preference(chunk.key(), 3);
+                reading.candidates = others.into_iter().filter(|id| *id != self.seat.id).collect();
+                self.read_on(room, now, key, Some(false));
+                return;
+            }
+            reading.chunks.remove(0);
+        }
+    }
+
+    /// Who was asked for a chunk has it, or not, or has not answered.
+    pub(super) fn read_on(&mut self, room: &mut Room, now: Instant, key: u64, found: Option<bool>) {
+        let Some(reading) = self.reads.under_way.get_mut(&key) else { return };
+        reading.silent |= found.is_none();
+        let Some(chunk) = reading.chunks.first().copied() else { return };
+        if found == Some(true) {
+            reading.chunks.remove(0);
+            reading.silent = false;
+            self.look(room, now, key);
+        } else if let Some(next) = reading.candidates.pop_front() {
+            let deadline = now + Duration::from_secs(2);
+            self.request(next, Question::Fetch(chunk), deadline, Sent::Read(key));
+        } else {
+            // Nobody has it only where everybody says so.
+            let lacking = (!reading.silent).then_some(chunk);
+            self.read_ends(key, lacking);
+        }
+    }
+
+    fn read_ends(&mut self, key: u64, lacking: Option<ChunkId>) {
+        let Some(Reading { operation, survivors, local, .. }) = self.reads.under_way.remove(&key) else {
+            return;
+        };
+        let answer = Answer::Read { survivors, local, lacking };
+        self.outputs.push_back(Output::Answer { operation, answer });
+    }
+}

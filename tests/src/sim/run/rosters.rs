@@ -1,0 +1,85 @@
+//! Who was a member, and what became of those that are no more.
+//!
+//! Who left had nothing that others lack. Who was given up counts as lost, with all that it alone knew.
+
+use std::collections::BTreeSet;
+
+use kepler_protocol::version::{Dot, Version};
+
+use super::Run;
+use crate::sim::client::shared_of;
+use crate::sim::network::Place;
+use crate::sim::process::{Durable, Process};
+
+/// The greatest roster so far, and who was on one before.
+#[derive(Default)]
+pub(super) struct Rosters {
+    pub(super) number: u64,
+    pub(super) members: BTreeSet<Place>,
+    /// Members that left.
+    pub(super) left: u64,
+    /// Members that were taken off a roster, for whatever reason.
+    pub(super) removed: u64,
+    /// Versions that no member of some roster knew when it was adopted.
+    pub(super) unknown: BTreeSet<Dot>,
+}
+
+/// What was counted on disks that were thrown away since.
+#[derive(Default)]
+pub(super) struct Thrown {
+    pub(super) pushed: u64,
+    pub(super) forgotten: u64,
+    pub(super) busiest: u64,
+}
+
+impl<P: Process> Run<P> {
+    /// A node holds a greater roster. Who is taken off it counts as lost: what only such members know may come back as
+    /// conflicts.
+    pub(super) fn adopted(&mut self, number: u64, members: BTreeSet<Place>) {
+        let gone = self.rosters.members.difference(&members).count() as u64;
+        if gone > 0 {
+            let known =
+                |version: &Version| members.iter().any(|at| self.world.nodes[*at].durable.knows(version));
+            let lost =
+                self.ledger.stored.values().filter(|version| !known(version)).map(|version| version.dot);
+            let lost: Vec<Dot> = lost.collect();
+            self.rosters.unknown.extend(lost);
+        }
+        self.rosters.removed += gone;
+        (self.rosters.number, self.rosters.members) = (number, members);
+    }
+
+    /// Who left had nothing that others lack; its disk is thrown away.
+    pub(super) fn throw_away(&mut self, place: Place) {
+        let node = &self.world.nodes[place];
+        let others = || self.world.nodes.iter().enumerate().filter(|(other, _)| *other != place);
+        let mut broken = Vec::new();
+        for version in node.durable.known() {
+            if !others().any(|(_, other)| other.durable.knows(&version)) {
+                broken.push(("I1", format!("{} left, and nobody else knows {}", node.id, version.dot)));
+            }
+        }
+        let staying = others().filter(|(_, other)| other.process.as_ref().is_none_or(|p| !p.is_leaving()));
+        let wanted = staying.filter(|(other, _)| self.rosters.members.contains(other)).count().min(3);
+        let live = self.ledger.stored.values().filter(|v| !self.ledger.superseded.contains(&v.dot));
+        for version in live.filter(|version| self.is_promised(version)) {
+            let Some(root) = version.content.as_ref().map(|content| content.root) else { continue };
+            for chunk in [root, shared_of(&root)].iter().filter(|chunk| node.durable.holds(chunk)) {
+                let holders: Vec<Place> =
+                    others().filter(|(_, o)| o.durable.holds(chunk)).map(|(other, _)| other).collect();
+                if holders.len() < wanted {
+                    let (id, dot) = (node.id, version.dot);
+                    broken.push(("I8", format!("{id} left with {chunk} of {dot}, which {holders:?} have")));
+                }
+            }
+        }
+        let durable = &node.durable;
+        self.thrown.pushed += durable.pushed();
+        self.thrown.forgotten += durable.forgotten();
+        self.thrown.busiest = self.thrown.busiest.max(durable.busiest());
+        for (invariant, detail) in broken {
+            self.ledger.violations.push(self.violation(invariant, detail));
+        }
+        self.world.wipe(place);
+    }
+}
