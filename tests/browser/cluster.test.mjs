@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, afterEach, before, test } from 'node:test';
-import { ALLOW, launch, open, violationsInBoth } from './lib/browser.mjs';
+import { launch, open, violationsInBoth } from './lib/browser.mjs';
 import { Cluster } from './lib/cluster.mjs';
 import { eventually } from './lib/eventually.mjs';
 
@@ -71,7 +71,7 @@ test('a node that is killed is seen within two seconds of its suspicion, without
 
 test('an upload for all owners fails while one is away, is no success when tried again, and is one with its receipt later', async () => {
 	const [a, b, c] = cluster.nodes;
-	const page = await open(browser, `${a.url}/files/all`, { allow: [ALLOW.absent, ALLOW.unavailable] });
+	const page = await open(browser, `${a.url}/files/all`);
 	await page.getByLabel('Durability').selectOption('all');
 	await c.kill();
 	const sent = [];
@@ -106,7 +106,7 @@ test('an upload for all owners fails while one is away, is no success when tried
 
 test('a page whose node is gone says so, finds another member, and recovers when it is back', async () => {
 	const [a] = cluster.nodes;
-	const page = await open(browser, `${a.url}/files/`, { allow: [ALLOW.away, ALLOW.unavailable] });
+	const page = await open(browser, `${a.url}/files/`);
 	await page.getByText('via node-a').waitFor();
 	await a.kill();
 	const banner = page.getByTestId('lost');

@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { ALLOW, busy, launch, open as openPage } from './lib/browser.mjs';
+import { ALLOW, busy, launch, open } from './lib/browser.mjs';
 import { Cluster } from './lib/cluster.mjs';
 import { eventually } from './lib/eventually.mjs';
 import { film, pdf, wav } from './lib/media.mjs';
@@ -23,8 +23,6 @@ after(async () => {
 	rmSync(folder, { recursive: true, force: true });
 });
 
-// Whether a name is there is asked before it is written to.
-const open = (browser, url, { allow = [], ...options } = {}) => openPage(browser, url, { allow: [ALLOW.absent, ...allow], ...options });
 const sha = (bytes) => createHash('sha256').update(bytes).digest('hex');
 const row = (page, name) => page.locator(`[data-row="${name}"]`);
 const item = (page, name) => page.locator(`[data-testid=uploads] [data-name="${name}"]`);
@@ -151,7 +149,7 @@ test('an upload is cancelled, leaves nothing, and succeeds when tried again', as
 });
 
 test('a retry does not send again what is there already', async () => {
-	const page = await open(browser, `${node.url}/files/retry`, { allow: [ALLOW.away] });
+	const page = await open(browser, `${node.url}/files/retry`);
 	let sent = 0;
 	await page.route('**/v1/files/retry/**', async (route) => {
 		if (route.request().method() !== 'PUT') return route.continue();

@@ -2,12 +2,11 @@
 import assert from 'node:assert/strict';
 import { mkdirSync } from 'node:fs';
 import { after, afterEach, before, test } from 'node:test';
-import { ALLOW, busy, launch, open as openPage, violations } from './lib/browser.mjs';
+import { busy, launch, open, violations } from './lib/browser.mjs';
 import { Cluster } from './lib/cluster.mjs';
 import { pictures } from './lib/pictures.mjs';
 
 /** Screens for names that are not there ask for them all the same. */
-const open = (browser, url, options = {}) => openPage(browser, url, { allow: [ALLOW.absent], ...options });
 let cluster, browser, node;
 before(async () => {
 	cluster = await Cluster.start(3);

@@ -147,7 +147,7 @@ test('a node leaves after a question, is seen draining, and the page goes on wit
 	}
 	await d.fetch('/v1/repair', { method: 'POST', body: JSON.stringify({ action: 'start', bandwidth_mbps: 4, all: true }) });
 	const elsewhere = await open(browser, `${a.url}/nodes/node-d`);
-	const page = await open(browser, `${d.url}/nodes/node-d`, { allow: [ALLOW.away, ALLOW.unavailable] });
+	const page = await open(browser, `${d.url}/nodes/node-d`);
 	const farewell = page.getByTestId('farewell');
 	await farewell.getByRole('button', { name: 'Leave the cluster…' }).click();
 	const dialog = page.getByRole('dialog', { name: 'Let node-d leave?' });

@@ -29,8 +29,12 @@ export const ALLOW = {
 	unavailable: /status of 503 /
 };
 
-/** A page with its complaints; `allow`: patterns of those that are no fault. */
+/** What may be met at any time: names are looked up before they are written, and nodes come and go. */
+const USUAL = [ALLOW.absent, ALLOW.away, ALLOW.unavailable];
+
+/** A page with its complaints; `allow`: patterns of further ones that are no fault. */
 export async function open(browser, url, { allow = [], ...options } = {}) {
+	const known = [...USUAL, ...allow];
 	const context = await browser.newContext({
 		viewport: { width: 1366, height: 850 },
 		acceptDownloads: true,
@@ -42,7 +46,7 @@ export async function open(browser, url, { allow = [], ...options } = {}) {
 	page.requests = [];
 	page.on('console', (message) => {
 		const text = `${message.text()} ${message.location().url}`;
-		if (message.type() === 'error' && !allow.some((known) => known.test(text))) page.complaints.push(text);
+		if (message.type() === 'error' && !known.some((pattern) => pattern.test(text))) page.complaints.push(text);
 	});
 	page.on('pageerror', (error) => page.complaints.push(String(error)));
 	page.on('request', (request) => page.requests.push(request.url()));
