@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { busy, launch, open } from './lib/browser.mjs';
+import { ALLOW, busy, launch, open } from './lib/browser.mjs';
 import { Cluster } from './lib/cluster.mjs';
 import { eventually } from './lib/eventually.mjs';
 import { film, pdf, wav } from './lib/media.mjs';
@@ -162,7 +162,8 @@ test('a retry does not send again what is there already', async () => {
 	await page.getByTestId('file-input').setInputFiles({ name: 'lost.bin', mimeType: 'application/octet-stream', buffer: bytes });
 	await eventually('it has failed', async () => (await state(page, 'retry/lost.bin')) === 'failed');
 	await item(page, 'retry/lost.bin').getByRole('button', { name: /^Try/ }).click();
-	await item(page, 'retry/lost.bin').getByText('nothing was sent again').waitFor();
+	await item(page, 'retry/lost.bin').getByText(/^Was there already, not sent again, [23] of 3 copies durable$/).waitFor();
+	await item(page, 'retry/lost.bin').getByRole('button', { name: 'Receipt' }).waitFor();
 	assert.equal(sent, 1);
 
 	// Other bytes of the same length are no reason not to send.
@@ -207,7 +208,7 @@ test('the durability that is chosen is the one that is asked for', async () => {
 test('a file is renamed, copied, deleted, and comes back', async () => {
 	const bytes = randomBytes(5 << 20);
 	await node.put('verbs/a.bin', bytes, 'application/x-thing');
-	const page = await open(browser, `${node.url}/files/verbs`);
+	const page = await open(browser, `${node.url}/files/verbs`, { allow: [ALLOW.changed] });
 	await act(page, 'verbs/a.bin', 'Rename…');
 	await page.getByLabel('Name, with its folders').fill('verbs/b.bin');
 	await page.keyboard.press('Enter');
@@ -254,7 +255,7 @@ test('a file is renamed, copied, deleted, and comes back', async () => {
 test('a version that was replaced comes back, over its successor and over nothing newer', async () => {
 	const old = randomBytes(5 << 20);
 	await node.put('again/a.bin', old, 'application/x-old');
-	const page = await open(browser, `${node.url}/files/again`);
+	const page = await open(browser, `${node.url}/files/again`, { allow: [ALLOW.changed] });
 	await row(page, 'again/a.bin').waitFor();
 	const replace = async (buffer) => {
 		await page.getByTestId('file-input').setInputFiles({ name: 'a.bin', mimeType: 'application/x-new', buffer });
@@ -282,7 +283,7 @@ test('a version that was replaced comes back, over its successor and over nothin
 });
 
 test('what was collected does not come back, and says so', async () => {
-	const page = await open(browser, `${node.url}/files/collected`);
+	const page = await open(browser, `${node.url}/files/collected`, { allow: [ALLOW.gone] });
 	await page.getByTestId('empty').waitFor();
 	await node.put('collected/a.bin', randomBytes(1000));
 	await row(page, 'collected/a.bin').waitFor();
@@ -295,6 +296,32 @@ test('what was collected does not come back, and says so', async () => {
 	await page.getByRole('button', { name: 'Undo' }).click();
 	await page.getByText('its chunks have been collected').waitFor();
 	await page.getByTestId('empty').waitFor();
+	await close(page);
+});
+
+test('a folder is deleted after a question that says how much it is, and comes back', async () => {
+	for (const name of ['a.txt', 'deep/b.txt', 'deep/er/c.txt']) await node.put(`clear/whole/${name}`, name, 'text/plain');
+	await node.put('clear/wholesome.txt', 'stays', 'text/plain');
+	const page = await open(browser, `${node.url}/files/clear`);
+	const clear = async () => {
+		await row(page, 'clear/whole/').getByRole('button', { name: /^Actions/ }).click();
+		await page.getByRole('menuitem', { name: 'Delete…' }).click();
+		return page.getByRole('dialog', { name: 'Delete the folder whole?' });
+	};
+	let dialog = await clear();
+	await dialog.getByText('It holds 3 files with').waitFor();
+	await dialog.getByRole('button', { name: 'Cancel' }).click();
+	assert.equal(String(await stored('clear/whole/deep/b.txt')), 'deep/b.txt');
+	dialog = await clear();
+	await dialog.getByRole('button', { name: 'Delete 3 files' }).click();
+	await row(page, 'clear/whole/').waitFor({ state: 'detached' });
+	await row(page, 'clear/wholesome.txt').waitFor();
+	assert.deepEqual((await node.json('/v1/files?prefix=clear/')).files.map((f) => f.name), ['clear/wholesome.txt']);
+	await page.getByText('Deleted 3 files').waitFor();
+	await page.getByRole('button', { name: 'Undo' }).click();
+	await page.getByText('3 files are back').waitFor();
+	await row(page, 'clear/whole/').waitFor();
+	for (const name of ['a.txt', 'deep/b.txt', 'deep/er/c.txt']) assert.equal(String(await stored(`clear/whole/${name}`)), name);
 	await close(page);
 });
 

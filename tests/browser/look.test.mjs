@@ -6,6 +6,7 @@ import { busy, launch, open, violations } from './lib/browser.mjs';
 import { Cluster } from './lib/cluster.mjs';
 import { pictures } from './lib/pictures.mjs';
 
+/** Screens for names that are not there ask for them all the same. */
 let cluster, browser, node;
 before(async () => {
 	cluster = await Cluster.start(3);
@@ -72,6 +73,19 @@ for (const colorScheme of ['light', 'dark']) {
 		await page.getByRole('button', { name: 'Delete' }).click();
 		await page.getByRole('button', { name: 'Undo' }).waitFor();
 		assert.deepEqual(await violations(page), [], 'toast');
+		await page.getByRole('button', { name: 'Recently deleted or replaced' }).click();
+		await page.getByRole('dialog').getByRole('button', { name: 'Bring back' }).first().waitFor();
+		assert.deepEqual(await violations(page), [], 'trash');
+		await page.keyboard.press('Escape');
+		await page.getByTestId('file-input').setInputFiles({ name: 'planets.csv', mimeType: 'text/csv', buffer: Buffer.from('x') });
+		await page.getByRole('dialog').getByRole('button', { name: 'Replace' }).waitFor();
+		assert.deepEqual(await violations(page), [], 'replace');
+		await page.keyboard.press('Escape');
+		await page.locator('[data-row="photos/"]').getByRole('button', { name: /^Actions/ }).click();
+		await page.getByRole('menuitem', { name: 'Delete…' }).click();
+		await page.getByRole('dialog').getByRole('button', { name: /^Delete \d+ files$/ }).waitFor();
+		assert.deepEqual(await violations(page), [], 'delete a folder');
+		await page.keyboard.press('Escape');
 		assert.deepEqual(page.complaints, []);
 	});
 }
@@ -190,7 +204,7 @@ test('the theme and the units are what was set, also after a reload', async () =
 test('pictures', { skip: !process.env.PICTURES && 'only with PICTURES=1' }, async () => {
 	const folder = new URL('../../docs/images/', import.meta.url).pathname;
 	mkdirSync(folder, { recursive: true });
-	const wanted = ['overview', 'files', 'file', 'large', 'cluster', 'node', 'activity', 'connect', 'settings'];
+	const wanted = ['overview', 'files', 'file', 'large', 'node', 'activity', 'connect', 'settings'];
 	const guarded = await Cluster.start(1, { API_TOKEN: 'a-token-for-the-pictures-00' });
 	try {
 		for (const colorScheme of ['light', 'dark']) {
@@ -221,6 +235,20 @@ test('pictures', { skip: !process.env.PICTURES && 'only with PICTURES=1' }, asyn
 			await door.waitForTimeout(500);
 			await door.screenshot({ path: `${folder}sign-in-${colorScheme}.png` });
 			await door.context().close();
+		}
+		// The cluster while a fourth node takes its share.
+		const pages = [];
+		for (const colorScheme of ['light', 'dark']) {
+			const page = await open(browser, `${node.url}/cluster`, { colorScheme, viewport: { width: 1280, height: 800 } });
+			await SCREENS.cluster[1](page);
+			pages.push([page, colorScheme]);
+		}
+		await cluster.add();
+		for (const [page, colorScheme] of pages) {
+			await page.locator('[data-member="node-d"]').waitFor();
+			await page.locator('path.flight').first().waitFor({ state: 'attached', timeout: 30_000 }).catch(() => console.log('nothing was under way'));
+			await page.waitForTimeout(300);
+			await page.screenshot({ path: `${folder}cluster-${colorScheme}.png` });
 		}
 	} finally {
 		await guarded.stop();

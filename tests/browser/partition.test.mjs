@@ -1,7 +1,7 @@
 /** A partition in a browser: both sides write, and what they wrote is shown side by side and resolved. */
 import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
-import { launch, open, signIn } from './lib/browser.mjs';
+import { ALLOW, launch, open, signIn, violationsInBoth } from './lib/browser.mjs';
 import { API_TOKEN, Cluster } from './lib/cluster.mjs';
 import { eventually } from './lib/eventually.mjs';
 
@@ -41,7 +41,7 @@ async function diverge(name, left, right) {
 }
 
 async function conflict(node, name) {
-	const page = await open(browser, `${node.url}/files/split`);
+	const page = await open(browser, `${node.url}/files/split`, { allow: [ALLOW.token] });
 	await signIn(page, API_TOKEN);
 	const row = page.locator(`[data-row="${name}"]`);
 	await row.getByRole('button', { name: '1 conflict' }).click();
@@ -71,6 +71,7 @@ test('of a conflict made by a partition both versions are kept, and no byte of t
 	const name = 'split/both.txt';
 	await diverge(name, 'written on the left', 'written on the right');
 	const { page, row, dialog } = await conflict(b, name);
+	assert.deepEqual(await violationsInBoth(page), []);
 	const sent = [];
 	page.on('request', (request) => {
 		if (['PUT', 'POST'].includes(request.method())) sent.push(new URL(request.url()).pathname);
@@ -89,7 +90,7 @@ test('a partition is shown as what it is on either side, and is over when it is'
 	const [a, b] = cluster.nodes;
 	const pages = [];
 	for (const node of [a, b]) {
-		const page = await open(browser, `${node.url}/cluster`);
+		const page = await open(browser, `${node.url}/cluster`, { allow: [ALLOW.token] });
 		await signIn(page, API_TOKEN);
 		await page.locator('[data-member="node-a"]').waitFor();
 		pages.push(page);

@@ -13,11 +13,28 @@ export async function launch() {
 	return chromium.launch({ executablePath: EXECUTABLE, args: ['--no-sandbox', '--autoplay-policy=no-user-gesture-required'] });
 }
 
-/** What a page may complain about: the network while a node is gone, and calls that an older node does not know. */
-const EXPECTED = [/^Failed to load resource/, /ERR_CONNECTION_REFUSED/, /net::ERR_/];
+/** Complaints of the browser's own that belong to what a test does: a page is told which with `allow`. */
+export const ALLOW = {
+	/** The node, or the way to it, is gone for a while. */
+	away: /net::ERR_/,
+	/** A page asks whether a name is there before it writes to it, and it is not. */
+	absent: /status of 404 .*\/v1\/(files|stat|locate)\//,
+	/** A token is asked for. */
+	token: /status of 401 /,
+	/** What was collected is not copied. */
+	gone: /status of 404 .*\/v1\/copy/,
+	/** Something else is there. */
+	changed: /status of 412 /,
+	refused: /status of 409 /,
+	unavailable: /status of 503 /
+};
 
-/** A page with its complaints. */
-export async function open(browser, url, options = {}) {
+/** What may be met at any time: names are looked up before they are written, and nodes come and go. */
+const USUAL = [ALLOW.absent, ALLOW.away, ALLOW.unavailable];
+
+/** A page with its complaints; `allow`: patterns of further ones that are no fault. */
+export async function open(browser, url, { allow = [], ...options } = {}) {
+	const known = [...USUAL, ...allow];
 	const context = await browser.newContext({
 		viewport: { width: 1366, height: 850 },
 		acceptDownloads: true,
@@ -28,8 +45,8 @@ export async function open(browser, url, options = {}) {
 	page.complaints = [];
 	page.requests = [];
 	page.on('console', (message) => {
-		const text = message.text();
-		if (message.type() === 'error' && !EXPECTED.some((known) => known.test(text))) page.complaints.push(text);
+		const text = `${message.text()} ${message.location().url}`;
+		if (message.type() === 'error' && !known.some((pattern) => pattern.test(text))) page.complaints.push(text);
 	});
 	page.on('pageerror', (error) => page.complaints.push(String(error)));
 	page.on('request', (request) => page.requests.push(request.url()));
@@ -52,6 +69,22 @@ export async function violations(page) {
 		globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })
 	);
 	return violations.map((v) => `${v.id}: ${v.help} (${v.nodes.map((n) => n.target.join(' ') + ' ' + (n.any[0]?.message ?? n.none[0]?.message ?? '')).slice(0, 4).join('; ')})`);
+}
+
+/** The same in both colour schemes. */
+export async function violationsInBoth(page) {
+	const found = [];
+	for (const colorScheme of ['light', 'dark']) {
+		await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
+		// Colours that are on their way from one theme to the other are neither's.
+		await page.evaluate(() =>
+			new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() =>
+				document.getAnimations().forEach((running) => running instanceof CSSTransition && running.finish())
+			)
+		);
+		found.push(...(await violations(page)).map((v) => `${colorScheme}: ${v}`));
+	}
+	return found;
 }
 
 /** Seconds of processor time that the page's main thread needs for something: a busy machine makes it no longer. */

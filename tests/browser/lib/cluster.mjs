@@ -87,6 +87,31 @@ export class Node {
 		return response.json();
 	}
 
+	/**
+	 * When an event of this kind is told. It is listened for once this returns: the answer is a promise of the
+	 * time in milliseconds, wrapped so that only the listening is awaited.
+	 */
+	async when(wanted) {
+		const abort = new AbortController();
+		const response = await this.fetch('/v1/events', { signal: AbortSignal.any([abort.signal, AbortSignal.timeout(60_000)]) });
+		const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+		const told = (async () => {
+			let text = '';
+			for (;;) {
+				const { value, done } = await reader.read();
+				if (done) throw new Error('the events ended');
+				const now = Date.now();
+				const lines = (text + value).split('\n');
+				text = lines.pop();
+				const events = lines.filter((line) => line.startsWith('data: ')).map((line) => JSON.parse(line.slice(6)));
+				if (events.some(wanted)) return now;
+			}
+		})().finally(() => abort.abort());
+		// Nobody waits for it yet.
+		told.catch(() => {});
+		return { time: () => told };
+	}
+
 	async put(name, body, type = 'application/octet-stream', query = '') {
 		const path = `/v1/files/${name.split('/').map(encodeURIComponent).join('/')}${query}`;
 		const response = await this.fetch(path, { method: 'PUT', body, headers: { 'Content-Type': type } });

@@ -64,16 +64,21 @@ export async function pictures(node) {
 /** Something to see in the log and the graphs. */
 pictures.stir = async (node, cluster) => {
 	const last = cluster.nodes.at(-1);
-	for (let i = 0; i < 6; i += 1) {
-		await node.put(`imports/batch-${i}.bin`, randomBytes(4_000_000 + i * 900_000));
-		await node.fetch(`/v1/files/imports/batch-${i}.bin`).then((r) => r.arrayBuffer());
-		await new Promise((resolve) => setTimeout(resolve, 1_500));
-	}
+	const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+	const work = async (from, to) => {
+		for (let i = from; i < to; i += 1) {
+			await node.put(`imports/batch-${i}.bin`, randomBytes(3_000_000 + (i % 5) * 1_400_000));
+			for (let reads = 0; reads < 1 + (i % 3); reads += 1) {
+				await node.fetch(`/v1/files/imports/batch-${Math.max(0, i - reads)}.bin`).then((r) => r.arrayBuffer());
+			}
+			await pause(2_000);
+		}
+	};
+	await work(0, 7);
 	await last.kill();
-	const state = async () => (await node.json('/v1/cluster')).members.find((m) => m.id === last.id)?.status;
-	while ((await state()) !== 'dead') await new Promise((resolve) => setTimeout(resolve, 200));
-	await node.put('imports/while-away.bin', randomBytes(5_000_000));
+	await work(7, 17);
 	last.start();
 	await cluster.settled();
-	await new Promise((resolve) => setTimeout(resolve, 4_000));
+	await work(17, 21);
+	await pause(6_000);
 };

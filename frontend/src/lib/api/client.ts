@@ -44,8 +44,7 @@ async function ifKnown<T>(answer: Promise<T>): Promise<T | null> {
 	}
 }
 
-export const health = (signal?: AbortSignal): Promise<Health | null> =>
-	ifKnown(json(Health, '/v1/health', { signal }));
+export const health = (signal?: AbortSignal): Promise<Health> => json(Health, '/v1/health', { signal });
 
 export const list = (
 	parameters: { prefix?: string; delimiter?: string; after?: string | null; limit?: number },
@@ -147,8 +146,8 @@ export async function address(
 export type CopySource = { from: string; version?: string } | { cid: string; content_type?: string | null };
 
 /** Writes `to` from chunks that are there; no byte comes here. Only over `over`, a version, or else no file. */
-export const copy = (source: CopySource, to: string, durability: Durability, over?: string): Promise<Receipt> =>
-	post(Receipt, '/v1/copy', { ...source, to, durability }, { headers: over ? { 'If-Match': `"${over}"` } : { 'If-None-Match': '*' } });
+export const copy = (source: CopySource, to: string, durability: Durability, over?: string, signal?: AbortSignal): Promise<Receipt> =>
+	post(Receipt, '/v1/copy', { ...source, to, durability }, { headers: over ? { 'If-Match': `"${over}"` } : { 'If-None-Match': '*' }, signal });
 
 export const move = (from: string, to: string, durability: Durability): Promise<Receipt> =>
 	post(Receipt, '/v1/move', { from, to, durability });

@@ -14,23 +14,37 @@ interface Facts {
 	token: boolean;
 }
 
+const ETC = '/etc/kepler';
+/** Stands for what only the reader knows. */
+const THIS_MACHINE = 'THIS_MACHINES_ADDRESS';
+
+const isLoopback = (addr: string): boolean => /^(127\.|localhost$|::1$)/.test(addr);
+
 export function snippets({ origin, members, token }: Facts): Snippet[] {
 	const auth = token ? " \\\n  -H 'Authorization: Bearer TOKEN'" : '';
-	const alive = members.filter((m) => m.status === 'alive').slice(0, 3);
+	const alive = members.filter((m) => m.status === 'alive').slice(0, 2);
 	const host = (addr: string) => (addr.includes(':') ? `[${addr}]` : addr);
 	const seeds = alive.map((m) => `${host(m.addr)}:${m.gossip_port}`).join(',') || '127.0.0.1:4001';
 	const next = fresh(members.map((m) => m.id));
-	const remote = alive.some((m) => !/^(127\.|localhost|::1)/.test(m.addr));
-	const secrets = remote ? 'CLUSTER_KEY_FILE=/etc/kepler/cluster.key API_TOKEN_FILE=/etc/kepler/token ' : '';
+	const remote = members.some((m) => m.status !== 'left' && !isLoopback(m.addr));
+	// A node is told of at the address that it is bound to: on loopback the others could not reach it.
+	const place = remote
+		? [
+				`BIND_ADDR=${THIS_MACHINE}`,
+				`CLUSTER_KEY_FILE=${ETC}/cluster.key`,
+				`API_TOKEN_FILE=${ETC}/api.token`
+			]
+		: [];
+	const code = (...parts: string[][]) => parts.filter((p) => p.length).map((p) => p.join(' ')).join(' \\\n  ');
 	return [
 		{
 			title: 'curl',
 			about: 'Store, read, list and delete, with nothing but HTTP.',
 			code: [
-				`curl -T photo.jpg${auth} ${origin}/v1/files/photos/photo.jpg`,
-				`curl -O${auth} ${origin}/v1/files/photos/photo.jpg`,
-				`curl${auth} '${origin}/v1/files?prefix=photos/'`,
-				`curl -X DELETE${auth} ${origin}/v1/files/photos/photo.jpg`
+				`curl -T photo.jpg${auth} \\\n  ${origin}/v1/files/photos/photo.jpg`,
+				`curl -O${auth} \\\n  ${origin}/v1/files/photos/photo.jpg`,
+				`curl${auth} \\\n  '${origin}/v1/files?prefix=photos/'`,
+				`curl -X DELETE${auth} \\\n  ${origin}/v1/files/photos/photo.jpg`
 			].join('\n')
 		},
 		{
@@ -66,13 +80,21 @@ export function snippets({ origin, members, token }: Facts): Snippet[] {
 			].join('\n')
 		},
 		{
-			title: `Another node on this machine`,
-			about: 'It joins through any member, takes its share of the ring and its chunks.',
-			code: `NODE_ID=${next} HTTP_PORT=0 GOSSIP_PORT=0 TRANSFER_PORT=0 \\\n  SEEDS=${seeds} \\\n  ${secrets}kepler-node`
+			title: remote ? 'Another node' : 'Another node on this machine',
+			about: remote
+				? `Put the address at which the others reach it in place of ${THIS_MACHINE}. It joins through any member, takes its share of the ring and its chunks.`
+				: 'It joins through any member, takes its share of the ring and its chunks.',
+			code: code(
+				[`NODE_ID=${next}`, ...place.slice(0, 1)],
+				remote ? [] : ['HTTP_PORT=0', 'GOSSIP_PORT=0', 'TRANSFER_PORT=0'],
+				[`SEEDS=${seeds}`],
+				...place.slice(1).map((p) => [p]),
+				['kepler-node']
+			)
 		},
 		{
 			title: 'systemd',
-			about: 'A node that starts with its machine: /etc/systemd/system/kepler-node.service',
+			about: `A node that starts with its machine: /etc/systemd/system/kepler-node.service${remote ? `, with the cluster's key and its token in ${ETC}` : ''}`,
 			code: [
 				'[Unit]',
 				'Description=KeplerFS node',
@@ -80,16 +102,26 @@ export function snippets({ origin, members, token }: Facts): Snippet[] {
 				'Wants=network-online.target',
 				'',
 				'[Service]',
-				'ExecStart=/usr/local/bin/kepler-node',
+				'DynamicUser=yes',
+				'StateDirectory=kepler',
+				'StateDirectoryMode=0700',
+				'Environment=DATA_DIR=/var/lib/kepler',
 				`Environment=NODE_ID=${next}`,
 				`Environment=SEEDS=${seeds}`,
-				'Environment=DATA_DIR=/var/lib/kepler',
-				'# Off loopback a node needs both:',
-				'# Environment=BIND_ADDR=0.0.0.0 ADVERTISE_ADDR=10.0.0.4',
-				'# Environment=CLUSTER_KEY_FILE=/etc/kepler/cluster.key API_TOKEN_FILE=/etc/kepler/token',
-				'StateDirectory=kepler',
-				'DynamicUser=yes',
+				...(remote
+					? [
+							`Environment=BIND_ADDR=${THIS_MACHINE}`,
+							`LoadCredential=cluster.key:${ETC}/cluster.key`,
+							`LoadCredential=api.token:${ETC}/api.token`,
+							'Environment=CLUSTER_KEY_FILE=%d/cluster.key',
+							'Environment=API_TOKEN_FILE=%d/api.token'
+						]
+					: ['Environment=HTTP_PORT=0 GOSSIP_PORT=0 TRANSFER_PORT=0']),
+				'ExecStart=/usr/local/bin/kepler-node',
+				'TimeoutStopSec=60',
 				'Restart=on-failure',
+				'RestartSec=2',
+				'LimitNOFILE=65536',
 				'',
 				'[Install]',
 				'WantedBy=multi-user.target'

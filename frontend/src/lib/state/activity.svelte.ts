@@ -30,6 +30,8 @@ export interface Measured {
 const MOST_ENTRIES = 2_000;
 const KEEP_MS = 3_600_000;
 const SAVE_ENTRIES = 400;
+/** Frames of a graph, in milliseconds. */
+const SPANS = [120_000, 300_000, 600_000, 1_800_000];
 
 /** An event in plain words. */
 export function describe(event: ClusterEvent): Omit<Entry, 'id' | 'at'> | null {
@@ -169,6 +171,12 @@ class Activity {
 
 	measure(sample: Measured): void {
 		this.samples = [...this.samples.filter((s) => sample.at - s.at < KEEP_MS), sample];
+	}
+
+	/** The least frame that all that was measured fits into: a tab that was just opened has no hour to show. */
+	span(now: number): number {
+		const age = now - (this.samples[0]?.at ?? now);
+		return SPANS.find((span) => age <= span) ?? KEEP_MS;
 	}
 
 	series(key: Exclude<keyof Measured, 'at'>): Sample[] {

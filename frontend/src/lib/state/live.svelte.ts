@@ -20,6 +20,7 @@ export interface Movement {
 }
 
 const POLL_MS = 3_000;
+const LEAST_MS = 500;
 const HIDDEN_MS = 60_000;
 const RETRY_FIRST_MS = 500;
 const RETRY_MOST_MS = 5_000;
@@ -55,7 +56,6 @@ class Live {
 	#listeners = new Set<(event: ClusterEvent) => void>();
 	#abort: AbortController | null = null;
 	#counters: { at: number; received: number; sent: number } | null = null;
-	#healthKnown = true;
 	#refreshing: Promise<void> | null = null;
 	#again = false;
 	#movement = 1;
@@ -194,12 +194,11 @@ class Live {
 				api.cluster(),
 				api.status(),
 				// It asks all members: where that fails, the rest is still worth showing.
-				this.#healthKnown ? api.health().catch(() => this.health ?? undefined) : null
+				api.health().catch(() => this.health)
 			]);
-			if (health === null) this.#healthKnown = false;
 			this.cluster = cluster;
 			this.status = status;
-			this.health = health ?? null;
+			this.health = health;
 			if (cluster.ring.digest !== this.#digest && cluster.members.length <= RING_MEMBERS) {
 				this.ring = await api.ring();
 				this.#digest = cluster.ring.digest;
@@ -212,14 +211,19 @@ class Live {
 	async #poll(): Promise<void> {
 		try {
 			const names = ['kepler_http_received_bytes_total', 'kepler_http_sent_bytes_total'];
-			const [{ counters, date, own }] = await Promise.all([api.counters(names), this.refresh()]);
+			const refreshed = this.refresh();
+			const { counters, date, own } = await api.counters(names);
+			// Of the counters alone: what else is read may take longer.
 			const at = Date.now();
+			await refreshed;
 			// The header has whole seconds, cut off: half of one is added.
 			if (date !== null) this.offset = (date + 500 - at) / 1000;
 			const received = counters[names[0] ?? ''] ?? 0;
 			// This page asks every few seconds how things are: that is no throughput.
 			const sent = (counters[names[1] ?? ''] ?? 0) - own;
 			const before = this.#counters;
+			// Polls that lie so close together give no rate, but nonsense.
+			if (before && at - before.at < LEAST_MS) return;
 			this.#counters = { at, received, sent };
 			if (before && at > before.at && received >= before.received) {
 				const seconds = (at - before.at) / 1000;

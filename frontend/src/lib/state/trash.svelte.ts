@@ -24,7 +24,8 @@ export interface Gone extends Earlier {
 
 /** `GC_GRACE_SECS` by default; the nodes may keep chunks for longer. */
 const GRACE_MS = 3_600_000;
-const MOST = 200;
+/** So many files can be brought back at most. */
+export const MOST_KEPT = 200;
 
 class Trash {
 	items = $state.raw<Gone[]>(load('session', 'trash', (v) => (Array.isArray(v) ? (v as Gone[]) : null)) ?? []);
@@ -72,7 +73,7 @@ class Trash {
 
 	#keep(items: Gone[]): void {
 		const now = Date.now();
-		this.items = items.filter((item) => now - item.at < GRACE_MS).slice(0, MOST);
+		this.items = items.filter((item) => now - item.at < GRACE_MS).slice(0, MOST_KEPT);
 		save('session', 'trash', this.items);
 	}
 }

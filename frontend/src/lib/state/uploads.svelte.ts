@@ -1,5 +1,5 @@
 /** Files on their way in: a few at a time, each with its progress, its end, and its way to try again. */
-import { api, ApiError, type Durability, type Receipt } from '$lib/api';
+import { api, ApiError, type Durability, type Head, type Receipt } from '$lib/api';
 import { upload } from '$lib/api/upload';
 import { cidOf } from '$lib/content/cid';
 import { typeOf } from '$lib/format/kind';
@@ -20,7 +20,7 @@ export class Upload {
 	rate = $state(0);
 	error = $state<string | null>(null);
 	receipt = $state.raw<Receipt | null>(null);
-	/** It was there already: nothing was sent. */
+	/** Its bytes were there already and were not sent again; the receipt says how durable they are. */
 	skipped = $state(false);
 	attempts = 0;
 	abort = new AbortController();
@@ -138,21 +138,24 @@ class Uploads {
 		const signal = item.abort.signal;
 		try {
 			item.attempts += 1;
-			if (item.attempts > 1 && (await isThere(item, signal))) {
-				item.skipped = true;
-				item.sent = item.file.size;
-				item.state = 'done';
-				return;
+			const there = item.attempts > 1 ? await isThere(item, signal) : null;
+			if (there) {
+				// That the name shows these bytes says nothing of their copies: the receipt has to be earned.
+				item.state = 'finishing';
+				item.receipt = await confirm(item, there, signal);
+				item.skipped = item.receipt !== null;
 			}
-			item.state = 'sending';
-			item.receipt = await upload({
-				name: item.name,
-				body: item.file,
-				contentType: typeOf(item.file.name, item.file.type),
-				durability: item.durability,
-				onProgress: (sent) => item.progress(sent),
-				signal
-			});
+			if (!item.receipt) {
+				item.state = 'sending';
+				item.receipt = await upload({
+					name: item.name,
+					body: item.file,
+					contentType: typeOf(item.file.name, item.file.type),
+					durability: item.durability,
+					onProgress: (sent) => item.progress(sent),
+					signal
+				});
+			}
 			item.sent = item.file.size;
 			item.state = 'done';
 			for (const listener of this.#listeners) listener(item.receipt);
@@ -167,18 +170,34 @@ class Uploads {
 	}
 }
 
-/** Whether the name holds just these bytes: an answer may have been lost after the write was done. */
-async function isThere(item: Upload, signal: AbortSignal): Promise<boolean> {
+/** What the name holds, if just these bytes: an answer may have been lost after the write was done. */
+async function isThere(item: Upload, signal: AbortSignal): Promise<Head | null> {
 	const head = await api.head(item.name, signal).catch((error: unknown) => {
 		if (error instanceof ApiError) return null;
 		throw error;
 	});
-	if (!head || head.size !== item.file.size) return false;
-	if ((await cidOf(item.file, DEFAULT_CHUNK_BYTES, { signal })) === head.cid) return true;
-	if (head.size <= DEFAULT_CHUNK_BYTES && head.cid.startsWith('bafkrei')) return false;
+	if (!head || head.size !== item.file.size) return null;
+	if ((await cidOf(item.file, DEFAULT_CHUNK_BYTES, { signal })) === head.cid) return head;
+	if (head.size <= DEFAULT_CHUNK_BYTES && head.cid.startsWith('bafkrei')) return null;
 	// Nodes may cut files otherwise: the first chunk of what is there tells how.
 	const size = (await api.stat(item.name, signal)).chunks[0]?.size;
-	return !!size && size !== DEFAULT_CHUNK_BYTES && (await cidOf(item.file, size, { signal })) === head.cid;
+	return !!size && size !== DEFAULT_CHUNK_BYTES && (await cidOf(item.file, size, { signal })) === head.cid ? head : null;
+}
+
+/**
+ * Writes what is there once more, from its chunks, with the durability that was asked for: no byte is sent.
+ * Null where that is not to be had from what is there, and the bytes have to come after all.
+ */
+async function confirm(item: Upload, there: Head, signal: AbortSignal): Promise<Receipt | null> {
+	const version = there.etag.replace(/^(W\/)?"|"$/g, '');
+	try {
+		const source = { cid: there.cid, content_type: typeOf(item.file.name, item.file.type) };
+		return await api.copy(source, item.name, item.durability, version, signal);
+	} catch (error) {
+		// Replaced since, or collected.
+		if (error instanceof ApiError && (error.status === 404 || error.status === 412)) return null;
+		throw error;
+	}
 }
 
 export const uploads = new Uploads();

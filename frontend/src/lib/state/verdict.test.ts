@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Cluster, MemberStatus, NodeStatus } from '$lib/api';
-import { inCalm, onlyAway, verdict } from './verdict';
+import { inCalm, onlyAway, verdict, writeMajority } from './verdict';
 
 const cluster = (...states: MemberStatus[]): Cluster => ({
 	members: states.map((status, i) => ({
@@ -52,5 +52,14 @@ describe('the verdict', () => {
 
 	it('gives the worst reason first', () => {
 		expect(verdict(cluster('alive', 'dead', 'dead'), status(5), null)?.reasons[0]).toContain('1 of 3');
+	});
+});
+
+describe('the votes that a write needs', () => {
+	it('are a majority of the copies of a name, not of all members', () => {
+		const needed = (members: number, replication_factor: number) =>
+			writeMajority({ number: 1, members: Array.from({ length: members }, (_, i) => `n${i}`), replication_factor });
+		expect([1, 2, 3, 5, 9].map((members) => needed(members, 3))).toEqual([1, 2, 2, 2, 2]);
+		expect([3, 5, 9].map((members) => needed(members, 5))).toEqual([2, 3, 3]);
 	});
 });

@@ -24,6 +24,15 @@ export const MEANINGS: Record<HealthWord, string> = {
 export const GLYPHS: Record<HealthWord, string> = { ok: 'check', degraded: 'wait', 'at-risk': 'warn', unavailable: 'cross' };
 
 /**
+ * How many of a name's home replicas have to agree to a write: a majority of the copies wanted, or of the
+ * members where there are fewer.
+ */
+export function writeMajority(roster: NonNullable<Cluster['roster']>): number {
+	const replicas = Math.min(roster.replication_factor || 3, roster.members.length);
+	return Math.floor(replicas / 2) + 1;
+}
+
+/**
  * The dead members that are still on the roster, where their absence is all that is wrong: every chunk has
  * found its copies without them. Null where something else is the matter.
  */
