@@ -60,7 +60,7 @@ pub enum Event {
         /// The name.
         name: Name,
     },
-    /// More is seen than before: announce [`Catalog::seen_digest`] and tell the council.
+    /// More is seen than before: announce [`super::Catalog::seen_digest`] and tell the council.
     SeenChanged,
     /// Whether this node may vote has changed, as the electorate says.
     Ready(std::result::Result<(), String>),
