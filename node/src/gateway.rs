@@ -48,6 +48,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -303,6 +304,14 @@ struct Call {
 impl Call {
     fn query(&self, known: &[&str]) -> Result<names::Query, Failure> {
         names::Query::parse(&self.query, known)
+    }
+
+    /// The body as JSON of at most `most` bytes; `example` tells people what it looks like.
+    async fn json<T: DeserializeOwned>(&mut self, most: usize, example: &str) -> Result<T, Failure> {
+        let deadline = self.shared.config.limits.small_body;
+        let bytes = body::collect(self.upload(), most, deadline).await?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Failure::bad_parameter(format!("the body is not JSON like {example}: {e}")))
     }
 
     /// The `Content-Length`; hyper has checked that there is at most one and that it is a number.

@@ -12,7 +12,7 @@ use warp::http::header::{self, HeaderMap, HeaderName};
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply, Response};
 
-use super::body::{self, Download};
+use super::body::Download;
 use super::error::{self, Failure};
 use super::headers::{self, Tags, Verdict, Wanted};
 use super::ticket::TICKET;
@@ -30,7 +30,7 @@ const KEPLER_CONFLICTS: HeaderName = HeaderName::from_static("kepler-conflicts")
 const MAX_PAGE: usize = 1000;
 /// The largest JSON body, in bytes: two names and change.
 const MAX_JSON: usize = 64 << 10;
-pub(super) const VERSION: &str = "a version, as ETag gives it without the quotes";
+const VERSION: &str = "a version, as ETag gives it without the quotes";
 
 /// `PUT /v1/files/{name}`
 pub(super) async fn put(mut call: Call) -> Result<Response, Failure> {
@@ -234,10 +234,7 @@ impl RawCopy {
         match (self.from, self.version, self.cid, self.content_type) {
             (Some(from), version, None, None) => {
                 let from = names::parse(&from).map_err(|f| f.explain("from"))?;
-                let version = version.map(|text| text.parse::<Dot>()).transpose();
-                let version =
-                    version.map_err(|_| Failure::bad_parameter(format!("the version is not {VERSION}")))?;
-                Ok(CopySource::Name(from, version))
+                Ok(CopySource::Name(from, version_of(version)?))
             }
             (None, None, Some(cid), content_type) => {
                 let root = cid.parse().map_err(|e| Failure::bad_parameter(format!("cid: {e}")))?;
@@ -251,15 +248,15 @@ impl RawCopy {
     }
 }
 
+/// The version that a body names.
+pub(super) fn version_of(text: Option<String>) -> Result<Option<Dot>, Failure> {
+    let version = text.map(|text| text.parse()).transpose();
+    version.map_err(|_| Failure::bad_parameter(format!("the version is not {VERSION}")))
+}
+
 async fn copy_request(call: &mut Call) -> Result<(RawCopy, Name, api::Durability), Failure> {
     let query = call.query(&["durability"])?;
-    let deadline = call.shared.config.limits.small_body;
-    let bytes = body::collect(call.upload(), MAX_JSON, deadline).await?;
-    let raw: RawCopy = serde_json::from_slice(&bytes).map_err(|e| {
-        Failure::bad_parameter(format!(
-            "the body is not JSON like {{\"from\": \"a\", \"to\": \"b\", \"durability\": \"quorum\"}}: {e}"
-        ))
-    })?;
+    let raw: RawCopy = call.json(MAX_JSON, r#"{"from": "a", "to": "b", "durability": "quorum"}"#).await?;
     let durability = match (query.get("durability"), raw.durability.as_deref()) {
         (Some(a), Some(b)) if a != b => {
             return Err(Failure::bad_parameter("the durability of the query and of the body differ"));

@@ -1,15 +1,14 @@
 //! Addresses that open one file without a token, for a while.
 
 use kepler_protocol::api;
-use kepler_protocol::version::Dot;
 use serde::Deserialize;
 use warp::http::header;
 use warp::reply::Response;
 
 use super::error::Failure;
-use super::files::VERSION;
+use super::files::version_of;
 use super::ticket::{GOOD_FOR, TICKET};
-use super::{Call, body, json, names, set};
+use super::{Call, json, names, set};
 
 /// The largest JSON body, in bytes.
 const MAX_JSON: usize = 16 << 10;
@@ -27,16 +26,9 @@ struct RawLink {
 /// `POST /v1/links`
 pub(super) async fn post(mut call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
-    let deadline = call.shared.config.limits.small_body;
-    let bytes = body::collect(call.upload(), MAX_JSON, deadline).await?;
-    let raw: RawLink = serde_json::from_slice(&bytes).map_err(|e| {
-        Failure::bad_parameter(format!(
-            "the body is not JSON like {{\"name\": \"a\", \"download\": true}}: {e}"
-        ))
-    })?;
+    let raw: RawLink = call.json(MAX_JSON, r#"{"name": "a", "download": true}"#).await?;
     let name = names::parse(&raw.name)?;
-    let version = raw.version.map(|text| text.parse::<Dot>()).transpose();
-    let version = version.map_err(|_| Failure::bad_parameter(format!("the version is not {VERSION}")))?;
+    let version = version_of(raw.version)?;
     let ticket = call.shared.config.access.ticket(&name, version);
     let ticket = ticket.ok_or_else(|| Failure::internal(&anyhow::anyhow!("no randomness for tickets")))?;
     let mut url = format!("{}?{TICKET}={ticket}", names::location(&name));

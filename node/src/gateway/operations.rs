@@ -8,12 +8,11 @@ use bytes::Bytes;
 use futures::Stream;
 use kepler_protocol::api;
 use kepler_protocol::node_id::NodeId;
-use serde::de::DeserializeOwned;
 use warp::http::{StatusCode, header};
 use warp::reply::{Reply, Response};
 
 use super::error::{self, Failure};
-use super::{Call, body, json, names, set};
+use super::{Call, json, names, set};
 use crate::service::VerifyStream;
 
 /// The most bytes of a verb's JSON.
@@ -49,7 +48,7 @@ pub(super) async fn verify(call: Call) -> Result<Response, Failure> {
 /// `POST /v1/scrub`
 pub(super) async fn scrub(mut call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
-    let request = parse(&mut call, r#"{"action": "start", "all": true}"#).await?;
+    let request = call.json(MAX_JSON, r#"{"action": "start", "all": true}"#).await?;
     accepted(&call.shared.files.scrub(request).await)
 }
 
@@ -57,7 +56,7 @@ pub(super) async fn scrub(mut call: Call) -> Result<Response, Failure> {
 pub(super) async fn repair(mut call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let example = r#"{"action": "start", "bandwidth_mbps": 100, "all": true}"#;
-    let request: api::RepairRequest = parse(&mut call, example).await?;
+    let request: api::RepairRequest = call.json(MAX_JSON, example).await?;
     if request.bandwidth_mbps.is_some_and(|mbps| !api::BANDWIDTH_MBPS.contains(&mbps)) {
         return Err(Failure::bad_parameter("bandwidth_mbps is not a number from 0.1 to 1000000"));
     }
@@ -97,13 +96,6 @@ fn accepted(accepted: &api::Accepted) -> Result<Response, Failure> {
     let mut response = json(accepted)?;
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)
-}
-
-async fn parse<T: DeserializeOwned>(call: &mut Call, example: &str) -> Result<T, Failure> {
-    let deadline = call.shared.config.limits.small_body;
-    let bytes = body::collect(call.upload(), MAX_JSON, deadline).await?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Failure::bad_parameter(format!("the body is not JSON like {example}: {e}")))
 }
 
 fn flag(query: &names::Query, key: &str) -> Result<bool, Failure> {

@@ -23,6 +23,7 @@ use kepler_protocol::replicator::rules::{Databases, Dropped};
 use kepler_protocol::replicator::{self, Action, Input, Replicator, rules};
 use kepler_protocol::view::View;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -200,6 +201,8 @@ pub struct Healer {
     shared: Arc<Notify>,
     /// The databases of the roster that was last noted, and those dropped by then; `None` before it was read.
     bound: Option<(Databases, Dropped)>,
+    /// Deletions that the disk failed are being tried again.
+    retrying: Option<JoinHandle<()>>,
     left: CancellationToken,
     tasks: Tasks,
 }
@@ -242,6 +245,7 @@ impl Healer {
             asking_to_leave: false,
             shared: Arc::new(Notify::new()),
             bound: None,
+            retrying: None,
             left,
             tasks,
         }
@@ -424,10 +428,15 @@ impl Healer {
         }
         info!("left: every chunk has its copies elsewhere");
         let (store, left) = (self.worker.store.clone(), self.left.clone());
+        let stop = self.tasks.stop().clone();
         self.tasks.spawn(async move {
             while let Err(error) = store.set_leaving(false).await {
                 warn!(%error, "could not note that this node has left");
-                tokio::time::sleep(LOOK_WHETHER_TO_LEAVE).await;
+                // Who is stopped meanwhile leaves at its next start.
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_WHETHER_TO_LEAVE) => {}
+                    () = stop.cancelled() => return,
+                }
             }
             left.cancel();
         });
@@ -439,12 +448,15 @@ impl Healer {
         if let Err(error) = self.worker.store.forget_promises().await {
             debug!(%error, "could not forget promises that are over");
         }
-        let store = self.worker.store.clone();
-        self.tasks.spawn(async move {
-            if let Err(error) = store.retry_deletions().await {
-                debug!(%error, "could not finish deletions");
-            }
-        });
+        // One at a time: a disk that hangs is not asked ever more.
+        if self.retrying.as_ref().is_none_or(JoinHandle::is_finished) {
+            let store = self.worker.store.clone();
+            self.retrying = Some(self.tasks.spawn(async move {
+                if let Err(error) = store.retry_deletions().await {
+                    debug!(%error, "could not finish deletions");
+                }
+            }));
+        }
         self.end_lost_logs().await;
     }
 

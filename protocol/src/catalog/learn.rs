@@ -36,6 +36,9 @@ impl Catalog {
 
     /// A version counts for readers that did not before.
     pub(super) fn published(&mut self, storage: &dyn Storage, version: &Version) -> Result<()> {
+        if version.is_tombstone() {
+            return Ok(()); // Nothing is concurrent with it that was not before.
+        }
         let survivors = storage.survivors(&version.name)?;
         let live: Vec<Dot> = survivors
             .iter()
