@@ -45,6 +45,7 @@ mod census;
 mod collect;
 mod config;
 mod dots;
+mod drive;
 mod event;
 mod exchange;
 mod fingerprint;
@@ -55,6 +56,7 @@ mod relay;
 mod requests;
 mod reserve;
 mod shared;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod vote;

@@ -21,8 +21,7 @@ use super::message::{
     Audit, Check, MAX_CHECKED, MAX_RANGES, NamePart, Range, Recall, Recalled, Request, Response, Testimony,
     encoded_len,
 };
-use super::read::published;
-use super::storage::{Result, Storage};
+use super::storage::{Result, Storage, published};
 use super::{Catalog, Event, Purpose, Step, Unreachable};
 use crate::name::Name;
 use crate::node_id::NodeId;

@@ -246,6 +246,9 @@ pub struct Pushed {
     pub refused: Vec<Dot>,
 }
 
+/// What one message carries of versions, in encoded bytes; it leaves room for the dots beside them.
+const VERSION_BYTES: usize = 512 << 10;
+
 struct Counter(usize);
 
 impl minicbor::encode::Write for Counter {
@@ -262,6 +265,21 @@ pub(super) fn encoded_len(value: &impl Encode<()>) -> usize {
     let mut counter = Counter(0);
     minicbor::encode(value, &mut counter).expect("counting cannot fail");
     counter.0
+}
+
+/// As many of `versions` as one message carries.
+pub(super) fn cut_versions(versions: impl IntoIterator<Item = Version>) -> Vec<Version> {
+    let mut room = VERSION_BYTES;
+    let mut cut = Vec::new();
+    for version in versions {
+        let bytes = encoded_len(&version);
+        if bytes > room {
+            break;
+        }
+        room -= bytes;
+        cut.push(version);
+    }
+    cut
 }
 
 /// Bytes that are no message.

@@ -6,46 +6,26 @@
 //! Dolev's register (*Sharing memory robustly in message-passing systems*, 1995), taken only
 //! where replicas differ.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::command::{Consistency, Outcome, Refusal};
 use super::electorate::HomeList;
 use super::merge::visible;
-use super::message::{Read, Request, Response, Survivors};
-use super::operation::{Goal, Operation, Progress, Stage, Tally};
-use super::storage::{Result, Storage};
-use super::vote::cut_versions;
+use super::message::{Read, Request, Response, Survivors, cut_versions};
+use super::operation::{Goal, Operation, Progress};
+use super::stage::{Answer, Reading, Stage, Tally};
+use super::storage::{Result, published};
 use super::{Catalog, Step};
 use crate::api::Durability;
 use crate::name::Name;
 use crate::node_id::NodeId;
-use crate::version::{Dot, Version};
+use crate::version::Version;
 
 /// Failures in a row after which a replica is taken for unreachable.
 const HOPELESS: u32 = 3;
 
 /// How often one replica is asked in one stage: survivors in the thousands come in several answers.
 const MAX_ROUNDS: u32 = 64;
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct Answer {
-    holds: BTreeSet<Dot>,
-    /// What it has been told of, or told of itself.
-    covered: BTreeSet<Dot>,
-    rounds: u32,
-}
-
-/// The answers so far.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Reading {
-    answers: BTreeMap<NodeId, Answer>,
-}
-
-/// Published survivors of a name.
-pub(super) fn published(storage: &dyn Storage, name: &Name) -> Result<Vec<Version>> {
-    let survivors = storage.survivors(name)?;
-    Ok(survivors.into_iter().filter(|s| s.published).map(|s| s.version).collect())
-}
 
 impl Catalog {
     pub(super) fn wanted_reading(

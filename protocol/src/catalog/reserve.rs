@@ -4,44 +4,20 @@
 //! exchanged for votes (`write`). An attempt that meets others' reservations releases what it has
 //! and comes back after a random wait that doubles.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::command::{Precondition, Refusal};
-use super::message::{Base, Release, Request, Reserve, Response};
-use super::operation::{Operation, Progress, Stage, Tally};
-use super::read::published;
-use super::storage::Result;
-use super::vote::{Verdict, cut_versions};
+use super::message::{Base, Release, Request, Reserve, Response, cut_versions};
+use super::operation::{Operation, Progress};
+use super::stage::{Reserving, Stage};
+use super::storage::{Result, published};
+use super::vote::Verdict;
 use super::{Catalog, Purpose, Step};
 use crate::name::Name;
 use crate::node_id::NodeId;
-use crate::time::Instant;
 
 const BACK_OFF_FIRST: u64 = 40_000;
 const BACK_OFF_DOUBLINGS: u32 = 5;
-
-/// Reservations so far.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Reserving {
-    pub verdicts: BTreeMap<NodeId, Verdict>,
-    attempts: u32,
-    /// Backing off until then.
-    pub resume: Option<Instant>,
-}
-
-impl Reserving {
-    /// The same attempt under another roster.
-    pub fn restarted(&self) -> Self {
-        Self { attempts: self.attempts, ..Self::default() }
-    }
-
-    fn tally(&self, accepted: &[Verdict]) -> Tally {
-        let mut tally = Tally::default();
-        self.verdicts.iter().filter(|(_, v)| accepted.contains(v)).for_each(|(node, _)| tally.add(*node));
-        tally
-    }
-}
 
 /// What the replicas must hold for a write under this precondition.
 pub(super) fn base_of(precondition: Precondition) -> Option<Base> {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 
-use super::census::Census;
 use crate::version::{Dot, Origin};
 
 /// Seen sequence numbers of one origin.
@@ -140,11 +139,6 @@ impl Seen {
     /// All origins with their sets, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&Origin, &SeenSet)> {
         self.0.iter()
-    }
-
-    /// Equal sets, equal digests. A catalog keeps a [`Census`], which knows it without a walk.
-    pub fn digest(&self) -> [u8; 16] {
-        Census::of(self).digest()
     }
 }
 

@@ -112,3 +112,9 @@ pub trait Storage {
     /// All records of a table in the order of their keys.
     fn records(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
 }
+
+/// Published survivors of a name.
+pub(super) fn published(storage: &dyn Storage, name: &Name) -> Result<Vec<Version>> {
+    let survivors = storage.survivors(name)?;
+    Ok(survivors.into_iter().filter(|s| s.published).map(|s| s.version).collect())
+}

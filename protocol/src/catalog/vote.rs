@@ -12,35 +12,16 @@ use std::time::Duration;
 
 use super::dots::{key_of, parse};
 use super::merge::Learned;
-use super::message::{Base, Pushed, Request, Response, Survivors, encoded_len};
-use super::read::published;
-use super::storage::{Result, Storage, Table};
+use super::message::{Base, Pushed, Request, Response, Survivors, cut_versions};
+use super::storage::{Result, Storage, Table, published};
 use super::{Catalog, Config, Event, Step};
 use crate::name::Name;
 use crate::node_id::NodeId;
 use crate::time::Instant;
 use crate::version::{Dot, Version};
 
-/// What one message carries of versions, in encoded bytes; it leaves room for the dots beside them.
-const VERSION_BYTES: usize = 512 << 10;
-
 /// The most reservations that stand at one time, and the most votes that are remembered.
 const MAX_RECORDS: usize = 100_000;
-
-/// As many of `versions` as one message carries.
-pub(super) fn cut_versions(versions: impl IntoIterator<Item = Version>) -> Vec<Version> {
-    let mut room = VERSION_BYTES;
-    let mut cut = Vec::new();
-    for version in versions {
-        let bytes = encoded_len(&version);
-        if bytes > room {
-            break;
-        }
-        room -= bytes;
-        cut.push(version);
-    }
-    cut
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Reservation {

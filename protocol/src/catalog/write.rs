@@ -11,46 +11,20 @@ use super::command::{Command, CommandId, Outcome, Precondition, Refusal};
 use super::dots::{forget_open, record_open};
 use super::merge::{Learned, visible};
 use super::message::{Push, Request, Response, Vote};
-use super::operation::{Goal, MAX_OPERATIONS, Operation, Progress, Stage, Tally};
-use super::reserve::{Reserving, verdict_of};
+use super::operation::{Goal, MAX_OPERATIONS, Operation, Progress};
+use super::reserve::verdict_of;
+use super::stage::{Publishing, Reserving, Stage, Tally};
 use super::storage::{Result, Survivor};
 use super::vote::Verdict;
 use super::{Catalog, Event, Step};
 use crate::api::Durability;
 use crate::name::Name;
 use crate::node_id::NodeId;
-use crate::time::{Instant, UnixMillis};
+use crate::time::UnixMillis;
 use crate::version::{Content, Context, Dot, MAX_CONTENT_TYPE_BYTES, MAX_CONTEXT, Version, head};
 
 /// A read older than this is repeated before its name is written.
 const READ_IS_FRESH: Duration = Duration::from_secs(1);
-
-/// Who has a version so far.
-#[derive(Clone, Debug)]
-pub(super) struct Publishing {
-    version: Version,
-    /// In a conditional write, what the replicas said to the attempt.
-    verdicts: Option<BTreeMap<NodeId, Verdict>>,
-    acks: Tally,
-    votes: Tally,
-    refused: BTreeSet<NodeId>,
-    /// Set once the durability is reached: stragglers are waited for until then.
-    pub grace_end: Option<Instant>,
-}
-
-impl Publishing {
-    /// The same version under another roster: who had it is asked again.
-    pub fn restarted(&self) -> Self {
-        Self {
-            version: self.version.clone(),
-            verdicts: self.verdicts.as_ref().map(|_| BTreeMap::new()),
-            acks: Tally::default(),
-            votes: Tally::default(),
-            refused: BTreeSet::new(),
-            grace_end: None,
-        }
-    }
-}
 
 impl Catalog {
     pub(super) fn command(&mut self, step: &mut Step<'_>, id: CommandId, command: Command) -> Result<()> {

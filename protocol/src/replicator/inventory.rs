@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use minicbor::{Decode, Encode};
 use sha2::{Digest, Sha256};
 
-use super::message::Item;
+use crate::chunk::ChunkId;
 
 /// Levels below the root.
 pub const MAX_DEPTH: u8 = 3;
@@ -82,11 +82,11 @@ impl Fingerprint {
     }
 }
 
-fn hash_of(item: &Item) -> u128 {
+fn hash_of(chunk: &ChunkId, references: u64) -> u128 {
     let hash = Sha256::new()
-        .chain_update([item.chunk.codec() as u8])
-        .chain_update(item.chunk.digest())
-        .chain_update(item.references.to_be_bytes())
+        .chain_update([chunk.codec() as u8])
+        .chain_update(chunk.digest())
+        .chain_update(references.to_be_bytes())
         .finalize();
     let mut first = [0; 16];
     first.copy_from_slice(&hash[..16]);
@@ -100,10 +100,10 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Counts a chunk.
-    pub fn add(&mut self, item: &Item) {
-        let leaf = Prefix::of(item.chunk.key(), MAX_DEPTH);
-        self.leaves.entry(leaf.digits).or_default().add(1, hash_of(item));
+    /// Counts a chunk, with the digest of the references that are known to it.
+    pub fn add(&mut self, chunk: &ChunkId, references: u64) {
+        let leaf = Prefix::of(chunk.key(), MAX_DEPTH);
+        self.leaves.entry(leaf.digits).or_default().add(1, hash_of(chunk, references));
     }
 
     /// What is held under a prefix.

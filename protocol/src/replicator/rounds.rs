@@ -155,7 +155,7 @@ impl Rounds {
     /// Counts a chunk that this node and `peer` both should hold; whether to list it for the peer.
     pub fn count(&mut self, peer: NodeId, item: &Item) -> bool {
         let Some(pass) = &mut self.pass else { return false };
-        pass.summaries.entry(peer).or_default().add(item);
+        pass.summaries.entry(peer).or_default().add(&item.chunk, item.references);
         let differs = |list: &BTreeSet<Prefix>| {
             (0..=MAX_DEPTH).any(|depth| list.contains(&Prefix::of(item.chunk.key(), depth)))
         };

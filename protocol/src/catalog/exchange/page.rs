@@ -4,9 +4,8 @@
 //! may have come here, and been superseded, since the two compared what they have seen.
 
 use super::super::message::{Cursor, MAX_CHECKED, NamePart, Page, Pull, Response, encoded_len};
-use super::super::read::published;
 use super::super::seen::Seen;
-use super::super::storage::Result;
+use super::super::storage::{Result, published};
 use super::super::{Catalog, Step};
 use super::PAGE_NAMES;
 use crate::name::Name;
