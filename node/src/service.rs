@@ -11,6 +11,7 @@ mod locate;
 pub mod operations;
 mod refusal;
 mod upload;
+mod verify;
 
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -25,13 +25,17 @@
 mod calls;
 mod codec;
 mod connection;
+mod counters;
 mod driver;
+mod error;
 mod handle;
+mod lane;
 mod limits;
 mod line;
 mod membership;
 mod muxer;
 mod proof;
+mod server;
 mod tls;
 mod transfer;
 mod transport;
@@ -49,7 +53,9 @@ use kepler_protocol::version::Dot;
 use kepler_protocol::view::View;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use handle::{CallError, Handle, Stats, TransferError};
+pub use counters::Stats;
+pub use error::{CallError, TransferError};
+pub use handle::Handle;
 pub use limits::Limits;
 pub use transfer::{MAX_DOTS, MAX_IDS};
 

@@ -4,7 +4,7 @@
 //! which looks at its own node alone. Nobody asks another node's HTTP. Who does not answer in time is
 //! said to be silent: what is told is never complete by assumption.
 
-mod verify;
+mod hashing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -86,9 +86,9 @@ impl From<ForgetError> for OperatorError {
 /// Asks the members, and answers them; cheap to clone.
 #[derive(Clone)]
 pub struct Operator {
-    parts: Arc<Parts>,
+    pub(super) parts: Arc<Parts>,
     /// Verifications that this node runs for a client.
-    verifying: Arc<Semaphore>,
+    pub(super) verifying: Arc<Semaphore>,
     /// Pages that it hashes for members.
     hashing: Arc<Semaphore>,
 }
@@ -216,7 +216,7 @@ impl Operator {
             }
             Question::Verify(after) => {
                 let _turn = self.hashing.acquire().await.ok()?;
-                verify::page(healing, store, after).await.map(Answer::Page)
+                hashing::page(healing, store, after).await.map(Answer::Page)
             }
         }
     }
@@ -243,7 +243,12 @@ impl Operator {
     }
 
     /// Asks one member, which may be this node itself.
-    async fn ask_one(&self, node: NodeId, question: &Question, within: Duration) -> Option<Answer> {
+    pub(super) async fn ask_one(
+        &self,
+        node: NodeId,
+        question: &Question,
+        within: Duration,
+    ) -> Option<Answer> {
         if node == self.parts.me {
             return tokio::time::timeout(within, self.answer(question.clone())).await.ok()?;
         }

@@ -10,16 +10,14 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use super::codec::{StreamError, converse, read_body, read_length, within, write_body};
-use super::connection::Server;
-use super::handle::CallError;
+use super::error::CallError;
+use super::limits::BUDGET_UNIT_BYTES;
 use super::limits::Limits;
+use super::server::Server;
 use super::{Inbound, MAX_BODY_BYTES, Peer, Refusal, Reply, Service};
 
 /// The status of an answer that is none of the refusals.
 pub(super) const ANSWERED: u8 = 0;
-
-/// Bytes of the call budget that a permit stands for.
-pub(super) const BUDGET_UNIT_BYTES: usize = 1 << 10;
 
 /// Asks, and waits for the answer; the caller sets the deadline.
 pub(super) async fn call<S>(io: S, body: &[u8], limits: &Limits) -> Result<Bytes, CallError>

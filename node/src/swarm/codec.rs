@@ -13,8 +13,7 @@ use futures::future::{Either, select};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use minicbor::{Decode, Encode};
 
-use super::limits::PIECE_BYTES;
-use crate::throttle::{Pace, Throttle};
+use super::limits::Flow;
 
 /// What is reserved before the first byte of a body has come.
 const FIRST_RESERVE_BYTES: usize = 64 << 10;
@@ -106,33 +105,6 @@ pub(super) async fn read_body<R: AsyncRead + Unpin>(io: &mut R, length: usize) -
         wanted = length.min(wanted.saturating_mul(2));
     }
     Ok(body.into())
-}
-
-/// Whose bytes they are, and so whether they are bounded.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Flow<'a> {
-    /// A client waits for them: nothing holds them up.
-    Client,
-    /// Nobody does: each piece waits until the bound lets it pass.
-    Background(&'a Throttle, Pace),
-}
-
-impl Flow<'_> {
-    /// Bytes that go at once.
-    pub(super) fn piece(&self) -> usize {
-        match self {
-            Self::Client => PIECE_BYTES,
-            Self::Background(throttle, _) => throttle.piece(),
-        }
-    }
-
-    /// Waits until a piece may go.
-    pub(super) async fn pass(&self, bytes: usize) {
-        match self {
-            Self::Client => {}
-            Self::Background(throttle, pace) => throttle.take(bytes, *pace).await,
-        }
-    }
 }
 
 /// Writes `body` in pieces, each of which must get through within `stall`, and flushes.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kepler_protocol::node_id::NodeId;
 use kepler_protocol::view::View;
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::core::transport::ListenerId;
@@ -20,11 +19,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::connection::{Open, Server};
-use super::handle::{Counters, Handle};
+use super::counters::Counters;
+use super::handle::Handle;
+use super::lane::Command;
 use super::limits::Limits;
 use super::membership::{Members, multiaddr};
 use super::proof::ClusterKeys;
+use super::server::Server;
 use super::tls::Tls;
 use super::{ChunkStore, Config, Inbound, StartError, transport};
 
@@ -46,12 +47,6 @@ const LINGER: Duration = Duration::from_millis(100);
 
 /// How long it waits for its connections to close.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-/// Asks the driver for a stream.
-pub(super) struct Command {
-    pub to: NodeId,
-    pub open: Open,
-}
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {

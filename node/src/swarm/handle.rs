@@ -1,12 +1,11 @@
 //! The way into a swarm: calls, chunks, and what may go wrong with them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_rustls::rustls::CipherSuite;
 use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::version::Dot;
@@ -14,146 +13,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Lane, Open, OpenError, Protocol};
-use super::driver::Command;
+use super::counters::{Counters, Stats};
+use super::error::{CallError, TransferError};
+use super::lane::{Command, Lane, Open, OpenError, Protocol};
 use super::limits::Limits;
 use super::line::{self, LINE_BYTES, LINE_DOTS, Line, Question};
 use super::proof::ClusterKeys;
 use super::transfer::How;
 use super::{MAX_BODY_BYTES, MAX_DOTS, MAX_IDS, Refusal, Service, calls, transfer};
 use crate::throttle::Pace;
-
-/// Why a call has no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// No member, no connection, or it broke before the answer came. Whether the peer acted is unknown.
-    #[error("the node is not reachable: {0}")]
-    Unreachable(String),
-    /// No answer before the deadline. Whether the peer acted is unknown.
-    #[error("the node did not answer in time")]
-    TimedOut,
-    /// The request is larger than [`MAX_BODY_BYTES`]; nothing was sent.
-    #[error("the request has {0} bytes, more than a call may have")]
-    TooLarge(usize),
-    /// The peer answered that it does not answer.
-    #[error("the node did not answer: {0}")]
-    Refused(Refusal),
-}
-
-/// Why a chunk did not move.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TransferError {
-    /// The peer does not have it.
-    #[error("the node does not have the chunk")]
-    Missing,
-    /// What arrived, or what the peer has, is not what the id says.
-    #[error("the bytes are not those of the chunk")]
-    Corrupt,
-    /// The peer does not take or give it.
-    #[error("the node refused: {0}")]
-    Refused(Refusal),
-    /// No member, no connection, or it broke.
-    #[error("the node is not reachable: {0}")]
-    Unreachable(String),
-    /// Nothing moved for too long, or all of it took too long.
-    #[error("the transfer took too long")]
-    TimedOut,
-}
-
-impl From<OpenError> for CallError {
-    fn from(error: OpenError) -> Self {
-        Self::Unreachable(error.to_string())
-    }
-}
-
-impl From<OpenError> for TransferError {
-    fn from(error: OpenError) -> Self {
-        Self::Unreachable(error.to_string())
-    }
-}
-
-/// What a swarm has done and does.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Bytes read from sockets, encryption and framing included.
-    pub bytes_in: u64,
-    /// Bytes written to sockets, encryption and framing included.
-    pub bytes_out: u64,
-    /// Bytes of chunks received.
-    pub chunk_bytes_in: u64,
-    /// Bytes of chunks sent.
-    pub chunk_bytes_out: u64,
-    /// Connections now.
-    pub connections: u32,
-    /// Requests of this node under way.
-    pub in_flight: usize,
-    /// Requests of peers being served.
-    pub serving: usize,
-    /// What the last connection negotiated, such as `TLS13_AES_128_GCM_SHA256`; `None` before the first.
-    pub cipher_suite: Option<String>,
-}
-
-/// The live form of [`Stats`].
-#[derive(Default)]
-pub(super) struct Counters {
-    pub bytes_in: AtomicU64,
-    pub bytes_out: AtomicU64,
-    pub chunk_bytes_in: AtomicU64,
-    pub chunk_bytes_out: AtomicU64,
-    pub cipher_suite: AtomicU16,
-    connections: AtomicU32,
-    in_flight: Arc<AtomicUsize>,
-    serving: Arc<AtomicUsize>,
-}
-
-impl Counters {
-    pub(super) fn set_connections(&self, connections: u32) {
-        self.connections.store(connections, Ordering::Relaxed);
-    }
-
-    pub(super) fn chunk_came(&self, bytes: u64) {
-        self.chunk_bytes_in.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn chunk_went(&self, bytes: u64) {
-        self.chunk_bytes_out.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Counts a request of a peer as long as the result lives.
-    pub(super) fn serving(&self) -> Busy {
-        Busy::new(&self.serving)
-    }
-
-    fn read(&self) -> Stats {
-        let suite = self.cipher_suite.load(Ordering::Relaxed);
-        Stats {
-            bytes_in: self.bytes_in.load(Ordering::Relaxed),
-            bytes_out: self.bytes_out.load(Ordering::Relaxed),
-            chunk_bytes_in: self.chunk_bytes_in.load(Ordering::Relaxed),
-            chunk_bytes_out: self.chunk_bytes_out.load(Ordering::Relaxed),
-            connections: self.connections.load(Ordering::Relaxed),
-            in_flight: self.in_flight.load(Ordering::Relaxed),
-            serving: self.serving.load(Ordering::Relaxed),
-            cipher_suite: (suite != 0).then(|| format!("{:?}", CipherSuite::from(suite))),
-        }
-    }
-}
-
-/// One more, while it lives.
-pub(super) struct Busy(Arc<AtomicUsize>);
-
-impl Busy {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// The way into a running swarm; cheap to clone.
 ///
@@ -240,7 +108,7 @@ impl Handle {
         }
         let calling = async {
             let _turn = turn(self.turns(to).calls).await;
-            let _busy = Busy::new(&self.inner.counters.in_flight);
+            let _busy = self.inner.counters.asking();
             if body.len() <= LINE_BYTES {
                 let (status, answer) = self.on_line(to, Question::call(service, body)).await?;
                 return match status {
@@ -320,7 +188,7 @@ impl Handle {
     async fn push_on_line(&self, to: NodeId, chunk: &Chunk, dots: &[Dot]) -> Result<(), TransferError> {
         let pushing = async {
             let _turn = turn(self.turns(to).calls).await;
-            let _busy = Busy::new(&self.inner.counters.in_flight);
+            let _busy = self.inner.counters.asking();
             let (status, _) = self.on_line(to, Question::push(chunk, dots)).await?;
             if status != calls::ANSWERED {
                 return Err(Refusal::from_code(status).into());
@@ -463,7 +331,7 @@ impl Handle {
         // Those before it may each take their time, as long as they move.
         let patience = limits.allowance(background, bytes.max(64 << 20));
         let _turn = tokio::time::timeout(patience, queued).await.map_err(|_| TransferError::TimedOut)?;
-        let _busy = Busy::new(&self.inner.counters.in_flight);
+        let _busy = self.inner.counters.asking();
         let broke = |e: &TransferError| matches!(e, TransferError::Unreachable(_));
         let running = self.attempt(to, Protocol::Transfer, run, broke);
         let allowed = limits.allowance(background, bytes) + limits.answer;

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use super::codec::Flow;
 use crate::throttle::{Pace, Throttle};
 
 /// Bytes of a chunk that are handled at once, in bytes.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
+
+/// Bytes of the call budget that a permit stands for.
+pub(super) const BUDGET_UNIT_BYTES: usize = 1 << 10;
 
 /// The most streams on one Yamux connection. More would end the connection, so what a well-behaved
 /// peer opens stays far below: see [`Limits::chunks_per_peer`] and [`Limits::calls_per_peer`].
@@ -123,5 +125,32 @@ impl Limits {
     fn moving(&self, bytes: u64, bytes_per_second: u64) -> Duration {
         let moving = Duration::from_millis(bytes.saturating_mul(1000) / bytes_per_second.max(1));
         self.connect + self.slot_wait + self.stall + moving
+    }
+}
+
+/// Whose bytes they are, and so whether they are bounded.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Flow<'a> {
+    /// A client waits for them: nothing holds them up.
+    Client,
+    /// Nobody does: each piece waits until the bound lets it pass.
+    Background(&'a Throttle, Pace),
+}
+
+impl Flow<'_> {
+    /// Bytes that go at once.
+    pub(super) fn piece(&self) -> usize {
+        match self {
+            Self::Client => PIECE_BYTES,
+            Self::Background(throttle, _) => throttle.piece(),
+        }
+    }
+
+    /// Waits until a piece may go.
+    pub(super) async fn pass(&self, bytes: usize) {
+        match self {
+            Self::Client => {}
+            Self::Background(throttle, pace) => throttle.take(bytes, *pace).await,
+        }
     }
 }

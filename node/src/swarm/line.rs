@@ -29,8 +29,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::debug;
 
 use super::codec::{StreamError, within};
-use super::connection::{Lane, OpenError, Server};
-use super::limits::{Limits, PIECE_BYTES};
+use super::lane::{Lane, OpenError};
+use super::limits::{BUDGET_UNIT_BYTES, Limits, PIECE_BYTES};
+use super::server::Server;
 use super::transfer::{How, Offer};
 use super::{MAX_BODY_BYTES, Peer, Refusal, Service, calls};
 
@@ -213,7 +214,7 @@ where
             let Some(frame) = server.stop.run_until_cancelled(next).await else { return Ok(()) };
             let Some(Frame { id, kind, body }) = frame? else { return Ok(()) };
             let turn = turns.clone().acquire_owned().await.expect("never closed");
-            let units = u32::try_from(body.len() / calls::BUDGET_UNIT_BYTES + 1).expect("bodies are bounded");
+            let units = u32::try_from(body.len() / BUDGET_UNIT_BYTES + 1).expect("bodies are bounded");
             let share = server.share(units).await;
             let (server, answers) = (server.clone(), answers.clone());
             server.tasks.clone().spawn(async move {

@@ -24,7 +24,9 @@ use libp2p::swarm::{
 use tracing::debug;
 
 use super::Peer;
-use super::connection::{Handler, Open, OpenError, OpenHere, Server};
+use super::connection::Handler;
+use super::lane::{Open, OpenError, OpenHere};
+use super::server::Server;
 
 /// A connection with fewer streams than this is not worth a second one beside it.
 const BUSY_STREAMS: usize = 2;

@@ -30,7 +30,7 @@ use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade,
 use libp2p::identity::{Keypair, PeerId};
 use libp2p::tls::certificate;
 
-use super::handle::Counters;
+use super::counters::Counters;
 use super::proof::{self, ClusterKeys, ProofError, Role};
 
 const ALPN: &[u8] = b"libp2p";

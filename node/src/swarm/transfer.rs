@@ -21,10 +21,11 @@ use kepler_protocol::version::Dot;
 use minicbor::{Decode, Encode};
 use tracing::debug;
 
-use super::codec::{Flow, StreamError, converse, read_message, within, write_flow, write_message};
-use super::connection::Server;
-use super::handle::{Counters, TransferError};
-use super::limits::{Limits, PIECE_BYTES};
+use super::codec::{StreamError, converse, read_message, within, write_flow, write_message};
+use super::counters::Counters;
+use super::error::TransferError;
+use super::limits::{Flow, Limits, PIECE_BYTES};
+use super::server::Server;
 use super::{Incoming, Refusal};
 use crate::throttle::Pace;
 

@@ -15,7 +15,7 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::PeerId;
 use libp2p::{Transport, tcp};
 
-use super::handle::Counters;
+use super::counters::Counters;
 use super::muxer::Yamux;
 use super::tls::Tls;
 

@@ -5,7 +5,9 @@
 //! of each node are in memory. What then looks wrong is asked about once more, for chunks come and go
 //! meanwhile. At the end the files are walked: every chunk of every file must be somewhere.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod copies;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,28 +19,14 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::ring::Ring;
 use kepler_protocol::version::{Dot, Version};
-use kepler_protocol::wire::operations::{Answer, Checked, CopyState, MAX_CHUNKS, Page, Question};
+use kepler_protocol::wire::operations::{CopyState, MAX_CHUNKS};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Operator, OperatorError, VerifyStream};
-use crate::service::ReadError;
-use crate::service::download::Dag;
-use crate::service::files::Service;
-use crate::service::healing::{Copy, Healing, Verified};
-use crate::store::Store;
-
-/// How long a node hashes for one page.
-const PAGE_FOR: Duration = Duration::from_secs(2);
-
-/// Chunks hashed between two looks at the clock.
-const STEP: usize = 8;
-
-/// How long a page may take, waiting for a turn included.
-const PAGE_WITHIN: Duration = Duration::from_secs(25);
-
-/// How often a node is asked again for a page it did not give.
-const ATTEMPTS: u32 = 3;
+use self::copies::Copies;
+use super::download::Dag;
+use super::files::Service;
+use super::{OperatorError, ReadError, VerifyStream};
 
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -51,31 +39,6 @@ const NAMES: usize = 256;
 
 /// Chunks remembered as missing, so that they are counted once; beyond, they may be counted again.
 const MOST_REMEMBERED: usize = 100_000;
-
-/// Hashes this node's chunks after `after`, for a while. `None` where the database fails.
-pub(super) async fn page(healing: &Healing, store: &Store, after: Option<ChunkId>) -> Option<Page> {
-    let (mut chunks, mut after, begun) = (Vec::new(), after, Instant::now());
-    loop {
-        let found = healing.verify(after, STEP).await.ok()?;
-        let last = found.is_empty();
-        after = found.last().map(|verified| verified.id).or(after);
-        chunks.extend(found.into_iter().map(checked));
-        if last || chunks.len() + STEP > MAX_CHUNKS || begun.elapsed() >= PAGE_FOR {
-            let total = store.usage().await.map_or(0, |usage| usage.chunks);
-            return Some(Page { chunks, last, total });
-        }
-    }
-}
-
-const fn checked(Verified { id, size, copy }: Verified) -> Checked {
-    let state = match copy {
-        Copy::Intact => CopyState::Intact,
-        Copy::Corrupt => CopyState::Rotten,
-        Copy::Missing => CopyState::FileMissing,
-        Copy::Unreadable => CopyState::Unreadable,
-    };
-    Checked { id, bytes: size, state }
-}
 
 const fn problem(state: CopyState) -> &'static str {
     match state {
@@ -92,7 +55,7 @@ impl Service {
     ///
     /// # Errors
     /// [`OperatorError::Busy`]; with `all`, before admission, [`OperatorError::NotReady`].
-    pub(in crate::service) fn verification(&self, all: bool) -> Result<VerifyStream, OperatorError> {
+    pub(super) fn verification(&self, all: bool) -> Result<VerifyStream, OperatorError> {
         let operator = &self.operator;
         let turn = Arc::clone(&operator.verifying).try_acquire_owned().map_err(|_| OperatorError::Busy)?;
         if all && operator.parts.electors.borrow().roster().is_none() {
@@ -126,32 +89,6 @@ impl Stream for Lines {
 
 /// Nobody listens any more.
 struct Gone;
-
-/// One node's copies in order, as far as they have arrived.
-struct Copies {
-    pages: mpsc::Receiver<Page>,
-    /// Each with its id as text, which is what orders them.
-    arrived: VecDeque<(String, Checked)>,
-    /// Whether its last page has arrived, or no further one will.
-    ended: bool,
-    whole: bool,
-    _reader: AbortOnDropHandle<()>,
-}
-
-impl Copies {
-    /// Waits until it is known which chunk comes next, if one does.
-    async fn next(&mut self) {
-        while self.arrived.is_empty() && !self.ended {
-            match self.pages.recv().await {
-                Some(page) => {
-                    (self.ended, self.whole) = (page.last, page.last);
-                    self.arrived.extend(page.chunks.into_iter().map(|c| (c.id.to_string(), c)));
-                }
-                None => self.ended = true,
-            }
-        }
-    }
-}
 
 /// A chunk of which something is wrong at first sight.
 struct Suspect {
@@ -236,12 +173,7 @@ impl<'a> Run<'a> {
             let view = operator.parts.view.borrow().clone();
             nodes.extend(view.members().filter(|m| m.state.is_reachable()).map(|m| m.id));
         }
-        let read = |node: NodeId| {
-            let (sender, pages) = mpsc::channel(1);
-            let reader = self.service.tasks.spawn(read(operator.clone(), node, sender));
-            let _reader = AbortOnDropHandle::new(reader);
-            (node, Copies { pages, arrived: VecDeque::new(), ended: false, whole: false, _reader })
-        };
+        let read = |node: NodeId| (node, Copies::of(node, operator.clone(), &self.service.tasks));
         nodes.into_iter().map(read).collect()
     }
 
@@ -426,38 +358,4 @@ impl<'a> Run<'a> {
         let (name, version) = (version.name.clone(), version.dot.to_string());
         self.tell(VerifyLine::Damaged { name, version, cid }).await
     }
-}
-
-/// Reads one node's pages until the last one, or until it fails too often.
-async fn read(operator: Operator, node: NodeId, pages: mpsc::Sender<Page>) {
-    let mut after = None;
-    let mut failed = 0;
-    while failed < ATTEMPTS {
-        let answer = operator.ask_one(node, &Question::Verify(after), PAGE_WITHIN).await;
-        let Some(Answer::Page(page)) = answer.filter(|answer| is_in_order(answer, after)) else {
-            failed += 1;
-            continue;
-        };
-        failed = 0;
-        after = page.chunks.last().map(|checked| checked.id).or(after);
-        let last = page.last;
-        if pages.send(page).await.is_err() || last {
-            return;
-        }
-    }
-}
-
-/// Whether a page goes on after `after`, in order: what does not would have the merge go astray.
-fn is_in_order(answer: &Answer, after: Option<ChunkId>) -> bool {
-    let Answer::Page(page) = answer else { return false };
-    let mut last = after.map(|id| id.to_string());
-    let moves_on = page.last || !page.chunks.is_empty();
-    moves_on
-        && page.chunks.len() <= MAX_CHUNKS
-        && page.chunks.iter().all(|checked| {
-            let text = checked.id.to_string();
-            let rises = last.as_ref().is_none_or(|last| *last < text);
-            last = Some(text);
-            rises
-        })
 }
