@@ -18,8 +18,10 @@ mod clock;
 mod contents;
 mod error;
 mod holdings;
+mod job;
 mod layout;
 mod leaving;
+mod meta;
 mod peers;
 mod pending;
 mod queue;
@@ -28,6 +30,7 @@ mod references;
 mod release;
 mod resident;
 mod room;
+mod rows;
 mod schema;
 mod scrub;
 mod usage;
@@ -53,7 +56,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::warn;
 
 pub use catalog::{Listed, Page};
-pub use chunks::{Held, Incoming};
+pub use chunks::Incoming;
 pub use error::{DatabaseError, OpenError, ReadError, WriteError};
 pub use peers::PeerRow;
 pub use queue::{DueRow, Owed, QueueRow, QueueState};
@@ -65,8 +68,10 @@ pub use scrub::ScrubStep;
 pub use usage::Usage;
 
 use clock::Clock;
+use job::{Call, Message, Stopped, Tx};
 use layout::Layout;
-use writer::{Call, Message, Stopped, Tx, Writer};
+pub use rows::Held;
+use writer::Writer;
 
 /// The most queries at once, and read-only connections at the start.
 const READERS: usize = 4;
@@ -186,7 +191,7 @@ impl Store {
             .map(|_| schema::open_reader(&layout.database()))
             .collect::<rusqlite::Result<_>>()
             .map_err(sql)?;
-        let (chunks, bytes) = chunks::totals(&recovered.connection).map_err(sql)?;
+        let (chunks, bytes) = rows::totals(&recovered.connection).map_err(sql)?;
         let clock = recovered.clock;
         let meters = Meters::default();
         let ballast = room::Ballast::new(&layout);

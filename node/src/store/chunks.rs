@@ -6,9 +6,8 @@
 
 use bytes::{Bytes, BytesMut};
 use kepler_protocol::chunk::{Chunk, ChunkId, MAX_CHUNK_BYTES};
-use kepler_protocol::time::UnixMillis;
 use kepler_protocol::version::Dot;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 use tokio::task::JoinHandle;
 use tracing::info;
 
@@ -17,19 +16,11 @@ use super::clock::wall_millis;
 use super::contents::{self, PACKED_BYTES};
 use super::error::{DatabaseError, ReadError, WriteError};
 use super::references::insert_references;
+use super::rows::{Held, any_row, held_at_0, insert_row};
 use super::{Store, recover};
 
 /// Bytes that an incoming chunk gathers before they are hashed and written in one go.
 const PIECE: usize = 256 << 10;
-
-/// A chunk that is stored here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Bytes.
-    pub size: u64,
-    /// When its file was last hashed, by the wall clock.
-    pub verified_at: Option<UnixMillis>,
-}
 
 impl Store {
     /// Stores a chunk and records its references; harmless to repeat. On success both are durable.
@@ -309,62 +300,4 @@ impl Incoming {
     fn broken(&self) -> WriteError {
         WriteError::Size { id: self.id, expected: self.size, actual: self.taken }
     }
-}
-
-/// Inserts the row of a stored chunk, or makes one that was *gone* valid; says whether there was none.
-/// `packed`: the row of its bytes, where it has no file.
-pub(super) fn insert_row(
-    db: &Connection,
-    id: &ChunkId,
-    size: u64,
-    packed: Option<i64>,
-    recovered: bool,
-) -> rusqlite::Result<bool> {
-    let now = wall_millis();
-    let text = id.to_string();
-    let inserted = db
-        .prepare_cached(
-            "INSERT INTO chunks (id, size, path, created_at, verified_at, recovered, packed)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6 OR EXISTS (SELECT 1 FROM lost_references WHERE chunk_id = ?1), ?7)
-             ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![
-            text,
-            i64::try_from(size).unwrap_or(i64::MAX),
-            contents::path_of(id, packed),
-            now,
-            (!recovered).then_some(now),
-            recovered,
-            packed
-        ])?;
-    if inserted == 0 && !recovered {
-        db.prepare_cached("UPDATE chunks SET verified_at = ?2, gone = 0 WHERE id = ?1")?
-            .execute(params![text, now])?;
-    }
-    Ok(inserted > 0)
-}
-
-/// Inserts the row of a chunk file that was found after the database was lost.
-pub(super) fn insert_found(db: &Connection, id: &ChunkId, size: u64) -> rusqlite::Result<bool> {
-    insert_row(db, id, size, None, true)
-}
-
-fn any_row(db: &Connection, id: &ChunkId) -> Result<bool, DatabaseError> {
-    Ok(db.prepare_cached("SELECT 1 FROM chunks WHERE id = ?1")?.exists([id.to_string()])?)
-}
-
-pub(super) fn held_at_0(row: &rusqlite::Row<'_>) -> Result<Held, DatabaseError> {
-    let verified: Option<i64> = row.get(1)?;
-    Ok(Held {
-        size: u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0),
-        verified_at: verified.map(|at| UnixMillis(u64::try_from(at).unwrap_or(0))),
-    })
-}
-
-/// How many chunks there are, and their bytes.
-pub(super) fn totals(db: &Connection) -> rusqlite::Result<(u64, u64)> {
-    db.query_row("SELECT count(*), coalesce(sum(size), 0) FROM chunks", [], |row| {
-        let [count, bytes]: [i64; 2] = [row.get(0)?, row.get(1)?];
-        Ok((u64::try_from(count).unwrap_or(0), u64::try_from(bytes).unwrap_or(0)))
-    })
 }

@@ -18,10 +18,10 @@ use tracing::info;
 
 use super::Store;
 use super::chunk_file::{self, Sink};
-use super::chunks::{Held, held_at_0, insert_row};
 use super::error::{DatabaseError, ReadError, WriteError};
 use super::layout::Layout;
 use super::references::insert_references;
+use super::rows::{Held, held_at_0, insert_row};
 
 /// Chunks up to so many bytes are kept in the database. DESIGN: those of 1 MiB and more are always files.
 pub(super) const PACKED_BYTES: usize = 64 << 10;
@@ -278,9 +278,4 @@ pub(super) fn unlink_files(layout: &Layout, ids: &[ChunkId]) -> io::Result<()> {
         }
     }
     folders.iter().try_for_each(|folder| chunk_file::sync_folder(folder))
-}
-
-/// What the column `path` says: where a person would look.
-pub(super) fn path_of(id: &ChunkId, packed: Option<i64>) -> String {
-    packed.map_or_else(|| Layout::relative(id), |_| "kepler.db".to_owned())
 }

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::Store;
 use super::error::DatabaseError;
-use super::writer::{meta, set_meta};
+use super::meta::{meta, set_meta};
 
 const LEAVING: &str = "leaving";
 

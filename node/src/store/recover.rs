@@ -16,14 +16,14 @@ use rustix::fs::{FlockOperation, flock};
 use tracing::{info, warn};
 
 use super::chunk_file::sync_folder;
-use super::chunks::insert_found;
 use super::clock::Clock;
 use super::contents;
 use super::error::OpenError;
 use super::layout::Layout;
+use super::meta::{meta, set_meta};
 use super::release::{finish_deletions, renew_promises};
+use super::rows::insert_found;
 use super::schema;
-use super::writer::{meta, set_meta};
 use super::{Config, Opened};
 
 /// Databases up to this many bytes are checked at every start, larger ones only after a crash.

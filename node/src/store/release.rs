@@ -27,9 +27,9 @@ use super::clock::{Clock, to_millis, wall_millis};
 use super::contents;
 use super::error::{DatabaseError, ReadError};
 use super::holdings::unreferenced_for;
+use super::job::Tx;
 use super::layout::Layout;
 use super::references::{Judge, insert_references};
-use super::writer::Tx;
 
 /// Chunks of one collection that are deleted at the same time.
 const DELETED_AT_ONCE: usize = 16;

@@ -15,8 +15,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::catalog::SqlStorage;
 use super::error::DatabaseError;
+use super::job::{Guest, Message, Stopped};
 use super::room::{Journal, Room};
-use super::writer::{Message, Stopped};
 
 /// The most inputs that wait for a resident.
 pub(crate) const MAX_INPUTS: usize = 4_096;
@@ -134,27 +134,6 @@ impl<I: Send + 'static> Seat<I> {
             .send(Message::Input(Box::new(input), permit))
             .map_err(|_| DatabaseError::Stopped("it was closed".into()))
     }
-}
-
-/// A resident without its types, as the writer keeps it.
-pub(crate) trait Guest: Send {
-    fn begin(&mut self, db: &Connection, journal: &Journal, now: Instant) -> Result<(), DatabaseError>;
-    fn handle(
-        &mut self,
-        db: &Connection,
-        journal: &Journal,
-        now: Instant,
-        input: Box<dyn Any + Send>,
-    ) -> Result<(), DatabaseError>;
-    fn handle_timeout(
-        &mut self,
-        db: &Connection,
-        journal: &Journal,
-        now: Instant,
-    ) -> Result<(), DatabaseError>;
-    fn poll_timeout(&self) -> Option<Instant>;
-    fn before_commit(&mut self, db: &Connection, journal: &Journal) -> Result<(), DatabaseError>;
-    fn release(&mut self);
 }
 
 /// A resident, how it is made, and where its outputs go.

@@ -7,7 +7,7 @@ use rusqlite::params;
 use super::Store;
 use super::clock::wall_millis;
 use super::error::{DatabaseError, ReadError, WriteError};
-use super::writer::{meta, set_meta};
+use super::meta::{meta, set_meta};
 
 /// Where the scrub goes on.
 const CURSOR: &str = "scrub_cursor";

@@ -405,17 +405,17 @@ async fn one_failing_job_takes_no_other_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let insert = |key: &'static str| {
-        store.execute(move |tx| writer::set_meta(tx.connection, key, 1).map_err(DatabaseError::from))
+        store.execute(move |tx| meta::set_meta(tx.connection, key, 1).map_err(DatabaseError::from))
     };
     let failing = store.execute(|tx| -> Result<(), DatabaseError> {
-        writer::set_meta(tx.connection, "half", 1)?;
+        meta::set_meta(tx.connection, "half", 1)?;
         tx.connection.execute("INSERT INTO no_such_table VALUES (1)", [])?;
         Ok(())
     });
     let (before, failed, after) = tokio::join!(insert("before"), failing, insert("after"));
     assert!(before.is_ok() && after.is_ok());
     assert!(matches!(failed, Err(DatabaseError::Sql(_))));
-    let kept = |key: &'static str| store.query(move |db| Ok(writer::meta::<i64>(db, key)?));
+    let kept = |key: &'static str| store.query(move |db| Ok(meta::meta::<i64>(db, key)?));
     assert_eq!(kept("before").await.unwrap(), Some(1));
     assert_eq!(kept("half").await.unwrap(), None);
     assert_eq!(kept("after").await.unwrap(), Some(1));

@@ -7,7 +7,6 @@
 //! - A failed commit, a storage error of the resident or damage found in the database stops the
 //!   writer for good: all that waits and all that comes is told so, and nothing more is written.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
@@ -20,8 +19,9 @@ use tracing::{error, info};
 use super::Meters;
 use super::clock::Clock;
 use super::error::DatabaseError;
+use super::job::{Guest, Job, Message, Stopped, Tx};
+use super::meta::set_meta;
 use super::recover::Lock;
-use super::resident::Guest;
 use super::room::{Ballast, Journal, Room};
 
 /// The most jobs and inputs in one transaction.
@@ -35,64 +35,6 @@ const BUSY_TICK: Duration = Duration::from_secs(1);
 
 /// How often room is looked for while there is little.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(500);
-
-/// Why the writer stopped, once it has.
-pub(crate) type Stopped = Option<Arc<str>>;
-
-/// What a job sees of its transaction.
-pub(crate) struct Tx<'a> {
-    pub(crate) connection: &'a Connection,
-    /// Milliseconds of running time.
-    pub(crate) running: i64,
-}
-
-/// A unit of work with its own savepoint.
-pub(crate) trait Job: Send {
-    /// Does the work.
-    fn run(&mut self, tx: &Tx<'_>) -> Result<(), DatabaseError>;
-    /// Answers, after the commit or after the failure.
-    fn finish(self: Box<Self>, outcome: Result<(), DatabaseError>);
-}
-
-pub(crate) enum Message {
-    Job(Box<dyn Job>, Option<OwnedSemaphorePermit>),
-    Install(Box<dyn Guest>, SyncSender<Result<(), DatabaseError>>),
-    Input(Box<dyn Any + Send>, OwnedSemaphorePermit),
-    Close(oneshot::Sender<()>),
-}
-
-/// A closure as a job, with the channel to who waits for its result.
-pub(crate) struct Call<F, T> {
-    work: Option<F>,
-    result: Option<T>,
-    answer: oneshot::Sender<Result<T, DatabaseError>>,
-}
-
-impl<F, T> Call<F, T> {
-    pub(crate) fn new(work: F, answer: oneshot::Sender<Result<T, DatabaseError>>) -> Self {
-        Self { work: Some(work), result: None, answer }
-    }
-}
-
-impl<F, T> Job for Call<F, T>
-where
-    F: FnOnce(&Tx<'_>) -> Result<T, DatabaseError> + Send,
-    T: Send,
-{
-    fn run(&mut self, tx: &Tx<'_>) -> Result<(), DatabaseError> {
-        let work = self.work.take().expect("a job runs once");
-        self.result = Some(work(tx)?);
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, outcome: Result<(), DatabaseError>) {
-        let Self { result, answer, .. } = *self;
-        let result =
-            outcome.and_then(|()| result.ok_or_else(|| DatabaseError::Stopped("the job was not run".into())));
-        // Whoever asked may have gone away; what was committed stays.
-        let _ = answer.send(result);
-    }
-}
 
 /// The state of the thread.
 pub(crate) struct Writer {
@@ -506,30 +448,4 @@ fn is_io(error: &DatabaseError) -> bool {
         ),
         _ => false,
     }
-}
-
-/// Writes a singleton of the store itself.
-pub(crate) fn set_meta(
-    connection: &Connection,
-    key: &str,
-    value: impl rusqlite::ToSql,
-) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value",
-        )?
-        .execute(rusqlite::params![key, value])?;
-    Ok(())
-}
-
-/// Reads a singleton of the store itself.
-pub(crate) fn meta<T: rusqlite::types::FromSql>(
-    connection: &Connection,
-    key: &str,
-) -> rusqlite::Result<Option<T>> {
-    use rusqlite::OptionalExtension as _;
-    connection
-        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
-        .query_row([key], |row| row.get(0))
-        .optional()
 }
