@@ -9,7 +9,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`time`] | monotonic instants that the caller supplies |
-//! | [`chunk`], [`chunker`], [`name`], [`node_id`] | bytes and their ids; validated names |
+//! | [`chunk`], [`chunker`], [`name`], [`node_id`], [`identity`] | bytes and their ids; validated names |
 //! | [`manifest`] | the DAG that lists a file's chunks; byte ranges to chunks |
 //! | [`version`] | dots, contexts, stamps: who supersedes whom |
 //! | [`roster`] | the agreed list of members, and how they agree on the next one |
@@ -36,6 +36,7 @@ pub mod fetch;
 pub mod fuzz;
 pub mod health;
 pub mod hint;
+pub mod identity;
 pub mod manifest;
 pub mod name;
 pub mod node_id;

@@ -35,8 +35,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::identity::ClusterId;
 use crate::node_id::NodeId;
-use crate::roster::{ClusterId, Constants};
+use crate::roster::Constants;
 use crate::time::Instant;
 use crate::view::{self, State, View};
 pub use crate::wire::gossip::{Announcement, Record, Statement};

@@ -11,8 +11,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kepler_protocol::identity::ClusterId;
 use kepler_protocol::node_id::NodeId;
-use kepler_protocol::roster::{ClusterId, Constants};
+use kepler_protocol::roster::Constants;
 use kepler_protocol::swim::{Config, Event, Record, SigningKey, Swim};
 use kepler_protocol::time::Instant;
 use kepler_protocol::view::{Metadata, State};

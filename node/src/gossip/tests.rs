@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kepler_protocol::roster::ClusterId;
+use kepler_protocol::identity::ClusterId;
 use kepler_protocol::view::Metadata;
 use kepler_protocol::wire::seal::KeyRing;
 

@@ -14,9 +14,9 @@ use super::merge::Knowledge;
 use super::seen::Seen;
 use super::storage::Result;
 use super::{Catalog, SharedSeen, Step};
+use crate::identity::DatabaseId;
 use crate::name::Name;
 use crate::node_id::NodeId;
-use crate::roster::DatabaseId;
 use crate::time::Instant;
 use crate::version::Dot;
 

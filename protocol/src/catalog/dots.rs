@@ -6,7 +6,7 @@
 use super::Config;
 use super::merge::Knowledge;
 use super::storage::{Result, Storage, StorageError, Table};
-use crate::roster::DatabaseId;
+use crate::identity::DatabaseId;
 use crate::version::{Dot, Origin};
 
 /// How many sequence numbers one durable record reserves.

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::identity::DatabaseId;
 use crate::name::Name;
 use crate::node_id::NodeId;
-use crate::roster::DatabaseId;
 
 /// The home replicas of a name under one roster, and how many of them are a majority.
 #[derive(Clone, Debug, PartialEq, Eq)]

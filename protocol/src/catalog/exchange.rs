@@ -25,9 +25,9 @@ use super::message::{Check, Cursor, MAX_CHECKED, NamePart, Page, Pull, Request, 
 use super::seen::Seen;
 use super::storage::Result;
 use super::{Catalog, Event, Purpose, SharedSeen, Step, Unreachable};
+use crate::identity::DatabaseId;
 use crate::name::Name;
 use crate::node_id::NodeId;
-use crate::roster::DatabaseId;
 use crate::time::Instant;
 use crate::version::{Dot, Origin};
 

@@ -1,5 +1,6 @@
 use super::*;
-use crate::roster::{ClusterId, Constants, DatabaseId, Entry};
+use crate::identity::{ClusterId, DatabaseId};
+use crate::roster::{Constants, Entry};
 
 fn id(text: &str) -> NodeId {
     text.parse().unwrap()

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
+use crate::identity::DatabaseId;
 use crate::replicator::memory::{Judge, Shelf};
 use crate::replicator::rules::{self, Claim, Databases, Dropped, PROMISE, RECEIPT_VALID, Reference};
-use crate::roster::DatabaseId;
 use crate::version::{Dot, Origin};
 use crate::view::State;
 use world::{World, chunk};

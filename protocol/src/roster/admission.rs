@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::message::{Change, MAX_MEMBERS, Reason};
-use super::{DatabaseId, Entry, Roster};
+use super::{Entry, Roster};
+use crate::identity::DatabaseId;
 use crate::node_id::NodeId;
 use crate::time::Instant;
 use crate::view::{State, View};

@@ -9,8 +9,9 @@ use std::fmt;
 
 use minicbor::{Decode, Encode};
 
-use super::{ClusterId, Constants, DatabaseId, Entry, Roster};
+use super::{Constants, Entry, Roster};
 use crate::catalog::seen::Seen;
+use crate::identity::{ClusterId, DatabaseId};
 use crate::node_id::NodeId;
 
 /// The greatest encoded request or response, in bytes.

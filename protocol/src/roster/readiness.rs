@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{DatabaseId, Roster};
+use super::Roster;
+use crate::identity::DatabaseId;
 use crate::node_id::NodeId;
 use crate::time::Instant;
 

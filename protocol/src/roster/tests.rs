@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use world::{World, id};
 
+use crate::identity::{ClusterId, DatabaseId};
+use crate::roster::Entry;
 use crate::roster::council::{Faults, ForgetRefused, Founding, Peer};
 use crate::roster::message::{Question, RING_VERSION, Request};
-use crate::roster::{ClusterId, DatabaseId, Entry};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

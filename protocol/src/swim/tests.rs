@@ -227,7 +227,7 @@ fn announcements_arrive_without_an_incarnation_and_once_each() {
     let mut nodes = BTreeMap::from([(1, a), (2, b)]);
     let announcement = Announcement {
         seen_digest: [3; 16],
-        database: crate::roster::DatabaseId([4; 16]),
+        database: crate::identity::DatabaseId([4; 16]),
         mark: 5,
         roster: 6,
     };

@@ -12,8 +12,8 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use minicbor::{Decode, Decoder, Encode};
 use sha2::{Digest, Sha256};
 
+use crate::identity::{ClusterId, DatabaseId};
 use crate::node_id::NodeId;
-use crate::roster::{ClusterId, DatabaseId};
 use crate::view::{Metadata, State};
 
 /// Updates in one datagram at most.

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use kepler_protocol::identity::DatabaseId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::holding::{Note, digest_of};
 use kepler_protocol::replicator::message::{Holds, Item};
 use kepler_protocol::replicator::rules::{self, Claim, Kept};
-use kepler_protocol::roster::DatabaseId;
 
 use super::*;
 

@@ -12,7 +12,7 @@ use super::super::fingerprint::Fingerprint;
 use super::super::message::{Claim, Compare, Compared, Division, MAX_COMPARED, Pull, encoded_len};
 use super::super::seen::{Seen, SeenSet};
 use super::super::{Catalog, SharedSeen, Step};
-use crate::roster::DatabaseId;
+use crate::identity::DatabaseId;
 use crate::version::Origin;
 
 /// A bucket of no more origins is listed, not split.

@@ -7,8 +7,8 @@ use super::is_plausible;
 use crate::catalog::census::{Bucket, SPLIT};
 use crate::catalog::seen::Seen;
 use crate::catalog::storage::Stub;
+use crate::identity::DatabaseId;
 use crate::name::Name;
-use crate::roster::DatabaseId;
 use crate::version::{Dot, Version};
 
 /// Compares what two nodes have seen, bucket by bucket.

@@ -12,9 +12,9 @@ use crate::catalog::seen::Seen;
 use crate::catalog::storage::{Result, Storage};
 use crate::catalog::{Catalog, Config, Event, Faults, Transmit, Unreachable};
 use crate::chunk::{ChunkId, Codec};
+use crate::identity::DatabaseId;
 use crate::name::Name;
 use crate::node_id::NodeId;
-use crate::roster::DatabaseId;
 use crate::time::{Instant, UnixMillis};
 use crate::version::{Content, Dot, Version, head};
 

@@ -10,7 +10,7 @@ use crate::catalog::message::{
 use crate::catalog::seen::Seen;
 use crate::catalog::storage::Stub;
 use crate::fuzz;
-use crate::roster::DatabaseId;
+use crate::identity::DatabaseId;
 use crate::time::UnixMillis;
 use crate::version::{Context, Dot, Origin, Version};
 

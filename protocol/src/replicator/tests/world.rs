@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chunk::{ChunkId, Codec};
+use crate::identity::{ClusterId, DatabaseId};
 use crate::node_id::NodeId;
 use crate::replicator::memory::{Judge, Shelf};
 use crate::replicator::message::{Answer, Question};
 use crate::replicator::rules::Reference;
 use crate::replicator::*;
-use crate::roster::{ClusterId, Constants, DatabaseId, Entry, Roster};
+use crate::roster::{Constants, Entry, Roster};
 use crate::time::Instant;
 use crate::version::{Dot, Origin};
 use crate::view::{Member, Metadata, State, View};

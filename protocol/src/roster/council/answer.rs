@@ -204,7 +204,7 @@ impl Council {
         from: Peer,
         base: u64,
         ballot: Ballot,
-        database: crate::roster::DatabaseId,
+        database: crate::identity::DatabaseId,
     ) -> Option<Answer> {
         let refuse = |why: &str| Some(Answer::Refused { why: why.into() });
         let Some(held) = &self.held else { return refuse("this node is no member") };
@@ -382,7 +382,7 @@ impl Council {
         from: NodeId,
         sent: Phase,
         phase: Phase,
-        database: crate::roster::DatabaseId,
+        database: crate::identity::DatabaseId,
         confirmation: Option<Seen>,
         silent: Vec<NodeId>,
     ) {

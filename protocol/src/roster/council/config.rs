@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::identity::{ClusterId, DatabaseId};
 use crate::node_id::NodeId;
-use crate::roster::{ClusterId, DatabaseId};
 
 /// How this node comes by its first roster; a roster on disk goes before.
 #[derive(Clone, Debug, PartialEq, Eq)]

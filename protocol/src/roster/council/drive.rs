@@ -9,9 +9,10 @@ use super::record::{
 use super::{Council, Event, Founding, MAX_WANTED};
 use crate::catalog::seen::Seen;
 use crate::catalog::storage::{Result, Storage, Table};
+use crate::identity::DatabaseId;
+use crate::roster::Constants;
 use crate::roster::message::Decided;
 use crate::roster::paxos::Acceptor;
-use crate::roster::{Constants, DatabaseId};
 use crate::time::Instant;
 
 /// The most members remembered to be ahead.

@@ -3,12 +3,13 @@
 use std::sync::OnceLock;
 
 use crate::catalog::electorate::HomeList;
+use crate::identity::DatabaseId;
 use crate::name::Name;
 use crate::node_id::NodeId;
 use crate::ring::Ring;
+use crate::roster::Roster;
 use crate::roster::floor::Floor;
 use crate::roster::message::{Decided, Phase};
-use crate::roster::{DatabaseId, Roster};
 
 /// The roster this node holds, with what follows from it.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use minicbor::{Decode, Encode};
 use super::Council;
 use crate::catalog::seen::Seen;
 use crate::catalog::storage::{Result, Storage, StorageError, Table};
-use crate::roster::DatabaseId;
+use crate::identity::DatabaseId;
 
 /// The floor of a roster this node has wholly seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

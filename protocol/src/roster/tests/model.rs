@@ -10,9 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::id;
+use crate::identity::{ClusterId, DatabaseId};
 use crate::roster::floor::Floor;
 use crate::roster::message::{Change, Decided, Reason};
-use crate::roster::{ClusterId, Constants, DatabaseId, Entry, Roster};
+use crate::roster::{Constants, Entry, Roster};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {

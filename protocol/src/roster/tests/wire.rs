@@ -6,12 +6,13 @@ use super::cluster;
 use super::world::id;
 use crate::catalog::seen::Seen;
 use crate::fuzz;
+use crate::identity::{ClusterId, DatabaseId};
 use crate::roster::council::Peer;
 use crate::roster::message::{
     Answer, Ballot, Change, Decided, MAX_MESSAGE_BYTES, MAX_REASON_BYTES, Mark, Question, RING_VERSION,
     Reason, Request, Response, Vote,
 };
-use crate::roster::{ClusterId, Constants, DatabaseId, Entry, Roster};
+use crate::roster::{Constants, Entry, Roster};
 use crate::version::{Dot, Origin};
 
 fn entry() -> Entry {

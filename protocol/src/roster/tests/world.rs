@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use crate::catalog::seen::{Seen, SeenSet};
 use crate::catalog::storage::{Result, Storage, Stub, Survivor, Table};
+use crate::identity::{ClusterId, DatabaseId};
 use crate::name::Name;
 use crate::node_id::NodeId;
+use crate::roster::Roster;
 use crate::roster::council::{Config, Council, Event, Faults, Founding, Peer, Unreachable};
 use crate::roster::message::{Request, RequestId, Response};
-use crate::roster::{ClusterId, DatabaseId, Roster};
 use crate::time::Instant;
 use crate::version::{Dot, Origin};
 use crate::view::{Member, Metadata, State, View};

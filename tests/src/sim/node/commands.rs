@@ -11,8 +11,6 @@ use kepler_protocol::time::Instant;
 
 use super::Node;
 use super::room::Room;
-use super::uploads::Placing;
-use crate::sim::client::shared_of;
 use crate::sim::process::{Answer, Ask, Clocks, Output};
 
 /// What a command was given for.
@@ -72,9 +70,7 @@ impl Node {
         let Some(issued) = self.commands.issued.remove(&id) else { return };
         let (operation, answer) = match (issued, outcome) {
             (Issued::Begin { operation, value, durability }, Outcome::Begun { dot }) => {
-                let placing = Placing::Shared { operation, dot, value, durability };
-                self.place(room, clocks.now, placing, shared_of(&value), durability);
-                return;
+                return self.upload(room, clocks.now, operation, dot, (value, durability));
             }
             (Issued::Abort { operation }, _) => (operation, Answer::NoOwners),
             (Issued::Nothing, _) => return,

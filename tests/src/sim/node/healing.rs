@@ -16,13 +16,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use kepler_protocol::chunk::ChunkId;
+use kepler_protocol::identity::DatabaseId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::health::Health;
 use kepler_protocol::replicator::message::{Answer, Question as Asked};
 use kepler_protocol::replicator::{
     ActionId, Config, Done, Input as Told, Pace, Replicator, Sent as Came, Unreachable,
 };
-use kepler_protocol::roster::{DatabaseId, Roster};
+use kepler_protocol::roster::Roster;
 use kepler_protocol::throttle::Throttle;
 use kepler_protocol::time::Instant;
 use kepler_protocol::view::{State, View};

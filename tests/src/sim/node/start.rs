@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use kepler_protocol::catalog;
 use kepler_protocol::catalog::storage::StorageError;
+use kepler_protocol::identity::{ClusterId, DatabaseId};
 use kepler_protocol::replica::{self, Replica};
 use kepler_protocol::ring::Ring;
 use kepler_protocol::roster::council::{self, Founding};
-use kepler_protocol::roster::{ClusterId, DatabaseId};
 use kepler_protocol::swim::{self, Swim};
 use kepler_protocol::view::{Metadata, View};
 use kepler_protocol::wire::seal::KeyRing;

@@ -30,7 +30,7 @@ const SWEEP: Duration = Duration::from_secs(3);
 const SLOW: Duration = Duration::from_secs(34);
 
 /// What is placed, and for whom.
-pub(super) enum Placing {
+enum Placing {
     /// A client's write: its first chunk, which it shares with others.
     Shared { operation: u64, dot: Dot, value: ChunkId, durability: Durability },
     /// A client's write: publish it when it is placed.
@@ -88,7 +88,20 @@ impl Uploads {
 }
 
 impl Node {
-    pub(super) fn place(
+    /// A client's write has its dot: its chunks are placed, the shared one first.
+    pub(super) fn upload(
+        &mut self,
+        room: &mut Room,
+        now: Instant,
+        operation: u64,
+        dot: Dot,
+        (value, durability): (ChunkId, Durability),
+    ) {
+        let placing = Placing::Shared { operation, dot, value, durability };
+        self.place(room, now, placing, shared_of(&value), durability);
+    }
+
+    fn place(
         &mut self,
         room: &mut Room,
         now: Instant,
