@@ -160,7 +160,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::swarm::transfer::{Reply, Request};
+    use crate::swarm::transfer::message::{Reply, Request};
 
     const MOST: usize = 1 << 16;
 

@@ -6,15 +6,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use kepler_protocol::chunk::Codec;
+use futures::AsyncWriteExt;
+use kepler_protocol::chunk::{Chunk, ChunkId, Codec, MAX_CHUNK_BYTES};
+use kepler_protocol::version::Dot;
 use proptest::prelude::*;
 use tokio::sync::mpsc;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use tokio_util::sync::CancellationToken;
 
+use super::message::{Fetch, Held, MAX_REPLY_BYTES, MAX_REQUEST_BYTES, Reply, Request};
 use super::*;
-use crate::swarm::ChunkStore;
-use crate::swarm::codec::encode;
+use crate::swarm::codec::{StreamError, encode, read_message, write_message};
+use crate::swarm::error::TransferError;
+use crate::swarm::limits::Limits;
+use crate::swarm::server::Server;
+use crate::swarm::{ChunkStore, Incoming, Refusal};
 
 /// Counts chunks that were begun, and keeps none.
 #[derive(Default)]
