@@ -1,10 +1,11 @@
 //! The roster: the numbered list of members over which names are voted.
 
 mod admission;
+pub mod change;
 pub mod council;
 mod floor;
 pub mod message;
-mod paxos;
+pub mod paxos;
 mod readiness;
 #[cfg(test)]
 mod tests;

@@ -4,10 +4,12 @@
 use super::*;
 use crate::catalog::message::{Compared, NamePart, Page, Push};
 use crate::fuzz;
+use crate::roster;
 use crate::roster::Entry;
 use crate::roster::message::{Answer, Question, RING_VERSION};
 use crate::time::UnixMillis;
 use crate::version::{Context, Origin, Version};
+use crate::wire::MAX_CALL_BYTES;
 
 fn version(sequence: u64) -> Version {
     Version {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::message::{Change, MAX_MEMBERS, Reason};
+use super::change::{Change, MAX_MEMBERS, Reason};
 use super::{Entry, Roster};
 use crate::identity::DatabaseId;
 use crate::node_id::NodeId;

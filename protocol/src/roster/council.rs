@@ -41,7 +41,8 @@ mod tell;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::admission::Presence;
-use super::message::{Change, Decided, Mark, Phase, Reason, Request, RequestId, Response};
+use super::change::{Change, Decided, Phase, Reason};
+use super::message::{Mark, Request, RequestId, Response};
 use super::paxos::{Acceptor, Proposer};
 use super::readiness::{Contact, Proof};
 use super::{Constants, Entry, Roster};

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Roster;
-use super::message::Decided;
+use super::change::Decided;
 use crate::catalog::seen::Seen;
 use crate::node_id::NodeId;
 use crate::time::Instant;

@@ -9,9 +9,33 @@ use std::collections::BTreeSet;
 
 use minicbor::{Decode, Encode};
 
-use super::message::{Ballot, Change, Vote};
+use super::change::Change;
 use crate::node_id::NodeId;
 use crate::time::Instant;
+
+/// Paxos ballot: the counter, then the proposer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(map)]
+pub struct Ballot {
+    /// Raised above every ballot the proposer has met.
+    #[n(0)]
+    pub counter: u64,
+    /// The proposer: no two share a ballot.
+    #[n(1)]
+    pub node: NodeId,
+}
+
+/// An accepted value with its ballot.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Vote {
+    /// The ballot it was accepted in.
+    #[n(0)]
+    pub ballot: Ballot,
+    /// The value.
+    #[n(1)]
+    pub change: Change,
+}
 
 /// A member's durable part in the decision on the roster after `base`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]

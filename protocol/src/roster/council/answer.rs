@@ -7,9 +7,9 @@ use super::{Council, Event, Peer, drive};
 use crate::catalog::seen::Seen;
 use crate::catalog::storage::{Result, Storage, Table};
 use crate::node_id::NodeId;
-use crate::roster::message::{
-    Answer, Ballot, Change, Decided, Mark, Phase, Question, RING_VERSION, Reason, Request, Response, reason,
-};
+use crate::roster::change::{Change, Decided, Phase, Reason};
+use crate::roster::message::{Answer, Mark, Question, RING_VERSION, Request, Response, reason};
+use crate::roster::paxos::Ballot;
 use crate::roster::paxos::{Acceptor, Progress};
 use crate::roster::{Entry, Roster};
 use crate::time::Instant;

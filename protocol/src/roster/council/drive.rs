@@ -11,7 +11,7 @@ use crate::catalog::seen::Seen;
 use crate::catalog::storage::{Result, Storage, Table};
 use crate::identity::DatabaseId;
 use crate::roster::Constants;
-use crate::roster::message::Decided;
+use crate::roster::change::Decided;
 use crate::roster::paxos::Acceptor;
 use crate::time::Instant;
 

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::node_id::NodeId;
-use crate::roster::message::{Ballot, Phase, RequestId};
+use crate::roster::change::Phase;
+use crate::roster::message::RequestId;
+use crate::roster::paxos::Ballot;
 use crate::time::Instant;
 
 /// The most requests under way at once.

@@ -8,8 +8,8 @@ use crate::name::Name;
 use crate::node_id::NodeId;
 use crate::ring::Ring;
 use crate::roster::Roster;
+use crate::roster::change::{Decided, Phase};
 use crate::roster::floor::Floor;
-use crate::roster::message::{Decided, Phase};
 
 /// The roster this node holds, with what follows from it.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use super::propose::FORGET_TRIES;
 use crate::catalog::storage::{Result, Storage};
 use crate::node_id::NodeId;
 use crate::roster::Roster;
-use crate::roster::message::{Change, Decided, Reason};
+use crate::roster::change::{Change, Decided, Reason};
 use crate::roster::readiness::majority_of_members;
 use crate::time::Instant;
 

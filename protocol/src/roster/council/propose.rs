@@ -9,7 +9,9 @@ use super::flights::Kind;
 use super::{Council, MAX_WANTED};
 use crate::catalog::storage::{Result, Storage};
 use crate::node_id::NodeId;
-use crate::roster::message::{Answer, Ballot, Change, Decided, Question, Reason};
+use crate::roster::change::{Change, Decided, Reason};
+use crate::roster::message::{Answer, Question};
+use crate::roster::paxos::Ballot;
 use crate::roster::paxos::{Progress, Proposer};
 use crate::time::Instant;
 

@@ -1,8 +1,9 @@
 //! Proposers and acceptors alone, in any order of messages: thousands of schedules.
 
 use super::world::id;
-use crate::roster::message::{Ballot, Change, Reason, Vote};
+use crate::roster::change::{Change, Reason};
 use crate::roster::paxos::{Acceptor, Progress, Proposer};
+use crate::roster::paxos::{Ballot, Vote};
 use crate::time::Instant;
 
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::world::{Disk, World, id};
 use super::{MINUTE, all, cluster};
+use crate::roster::change::LOST_STEP;
 use crate::roster::council::{ForgetRefused, Founding};
-use crate::roster::message::LOST_STEP;
 
 fn set(members: &[usize]) -> BTreeSet<crate::node_id::NodeId> {
     members.iter().map(|index| id(*index)).collect()

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::id;
 use crate::identity::{ClusterId, DatabaseId};
+use crate::roster::change::{Change, Decided, Reason};
 use crate::roster::floor::Floor;
-use crate::roster::message::{Change, Decided, Reason};
 use crate::roster::{Constants, Entry, Roster};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,11 +7,12 @@ use super::world::id;
 use crate::catalog::seen::Seen;
 use crate::fuzz;
 use crate::identity::{ClusterId, DatabaseId};
+use crate::roster::change::{Change, Decided, Reason};
 use crate::roster::council::Peer;
 use crate::roster::message::{
-    Answer, Ballot, Change, Decided, MAX_MESSAGE_BYTES, MAX_REASON_BYTES, Mark, Question, RING_VERSION,
-    Reason, Request, Response, Vote,
+    Answer, MAX_MESSAGE_BYTES, MAX_REASON_BYTES, Mark, Question, RING_VERSION, Request, Response,
 };
+use crate::roster::paxos::{Ballot, Vote};
 use crate::roster::{Constants, Entry, Roster};
 use crate::version::{Dot, Origin};
 
