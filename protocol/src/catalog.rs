@@ -51,6 +51,7 @@ mod exchange;
 mod fingerprint;
 mod learn;
 mod operation;
+mod publish;
 mod read;
 mod relay;
 mod requests;

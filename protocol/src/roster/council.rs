@@ -31,6 +31,7 @@ mod answer;
 mod config;
 mod drive;
 mod flights;
+mod hear;
 mod held;
 mod operator;
 mod propose;
