@@ -3,27 +3,30 @@
 //! A version is published only after every chunk and manifest node has its acknowledgements, so a
 //! reader never sees a file that is not there. Memory is bounded by the chunks in flight.
 
+mod begun;
+mod body;
+
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use kepler_protocol::api::{self, Durability};
 use kepler_protocol::catalog::command::{Command, Outcome, Precondition};
 use kepler_protocol::chunk::{Chunk, ChunkId, Codec};
-use kepler_protocol::chunker::{Chunker, Leaf};
 use kepler_protocol::manifest::{Builder, Finished, Node};
 use kepler_protocol::name::Name;
 use kepler_protocol::quorum::Tally;
-use kepler_protocol::time::{Instant, UnixMillis};
+use kepler_protocol::time::UnixMillis;
 use kepler_protocol::version::{Content, Dot, Version};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
+use self::begun::{Begun, forget_owed};
+use self::body::{Cutter, Timing};
 use super::download::Dag;
 use super::files::Service;
 use super::refusal::refused;
-use super::{Body, BodyError, Copy, CopySource, PutRequest, ReadError, WriteError};
+use super::{Body, Copy, CopySource, PutRequest, ReadError, WriteError};
 use crate::replication::catalog::CommandError;
 use crate::replication::chunks::{PLACEMENT_DEADLINE, PlaceError, Placed, Source, Unavailable};
 use crate::store::QueueRow;
@@ -34,9 +37,6 @@ const CHUNKS_IN_FLIGHT: usize = 6;
 
 /// Chunks up to this many bytes are hashed where they are: handing them over would take longer.
 const HASH_INLINE_BYTES: usize = 64 << 10;
-
-/// Within this after the last byte a write has succeeded, or is refused.
-const ANSWER_WITHIN: Duration = Duration::from_millis(9_500);
 
 /// What the catalog has for publishing at least, however long the chunks took.
 const PUBLISH_WITHIN: Duration = Duration::from_millis(1_000);
@@ -131,7 +131,7 @@ impl Service {
         let (service, name) = (self.clone(), name.clone());
         let beginning = self.tasks.spawn(async move {
             match service.catalog.command(command).await? {
-                Outcome::Begun { dot } => Ok(Begun { service, dot, open: true }),
+                Outcome::Begun { dot } => Ok(Begun::new(service, dot)),
                 other => Err(refused(other, &name)),
             }
         });
@@ -146,7 +146,7 @@ impl Service {
         reached: &mut Reached,
         timing: &mut Timing,
     ) -> Result<Stored, WriteError> {
-        let mut cutter = Cutter { body, chunker: Some(Chunker::new(self.chunk_size)), piece: Bytes::new() };
+        let mut cutter = Cutter::new(body, self.chunk_size);
         let mut builder = Builder::default();
         let mut in_flight = FuturesOrdered::new();
         // Both at once, so that a refusal does not wait for a client that sends slowly.
@@ -360,94 +360,6 @@ struct Stored {
 fn root_links(root: ChunkId, node: Option<&Chunk>) -> Vec<ChunkId> {
     let node = node.filter(|node| node.id() == root).and_then(|node| Node::decode(node.bytes()).ok());
     node.map_or_else(|| vec![root], |node| node.links().iter().map(|link| link.id).collect())
-}
-
-/// How much of the time until an answer is due has passed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Timing {
-    /// When the answer is due; set by the last byte.
-    due: Option<Instant>,
-}
-
-impl Timing {
-    fn end(&mut self, now: Instant) {
-        self.due = Some(now + ANSWER_WITHIN);
-    }
-
-    const fn has_ended(&self) -> bool {
-        self.due.is_some()
-    }
-
-    /// What is left; `None` while bytes still come.
-    fn left(&self, now: Instant) -> Option<Duration> {
-        self.due.map(|due| due.since(now))
-    }
-}
-
-/// Cuts a body into leaves.
-struct Cutter {
-    body: Body,
-    /// Until the body has ended.
-    chunker: Option<Chunker>,
-    piece: Bytes,
-}
-
-impl Cutter {
-    async fn next(&mut self) -> Result<Option<Leaf>, BodyError> {
-        loop {
-            let Some(chunker) = &mut self.chunker else { return Ok(None) };
-            if let Some(leaf) = chunker.cut(&mut self.piece) {
-                return Ok(Some(leaf));
-            }
-            match self.body.next().await {
-                Some(piece) => self.piece = piece?,
-                None => return Ok(self.chunker.take().and_then(Chunker::finish)),
-            }
-        }
-    }
-}
-
-/// A begun write. It is given up if its future is dropped: a client that breaks off leaves nothing open.
-struct Begun {
-    service: Service,
-    dot: Dot,
-    open: bool,
-}
-
-impl Begun {
-    async fn abort(mut self) {
-        self.open = false;
-        abort(&self.service, self.dot).await;
-    }
-
-    /// Leaves the dot to the catalog.
-    fn hand_over(mut self) -> Dot {
-        self.open = false;
-        self.dot
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        if self.open {
-            let (service, dot) = (self.service.clone(), self.dot);
-            self.service.tasks.spawn(async move { abort(&service, dot).await });
-        }
-    }
-}
-
-async fn abort(service: &Service, dot: Dot) {
-    if let Err(error) = service.catalog.command(Command::Abort { dot }).await {
-        warn!(version = %dot, %error, "closing an upload that failed; the next start closes it");
-    }
-    forget_owed(service, dot).await;
-}
-
-/// Nothing is owed to a version that will never be.
-async fn forget_owed(service: &Service, dot: Dot) {
-    if let Err(error) = service.store.forget_owed(dot).await {
-        warn!(version = %dot, %error, "could not drop what was owed to an upload that failed");
-    }
 }
 
 fn receipt(version: &Version, durability: Durability, replicas: api::Replicas) -> api::Receipt {

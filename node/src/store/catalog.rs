@@ -3,6 +3,7 @@
 //! Rows keep the record of a survivor as its CBOR and, beside it, the columns that queries need.
 //! Nothing here decides: merging and voting are the machines'.
 
+mod columns;
 mod list;
 mod unseen;
 
@@ -12,12 +13,16 @@ use kepler_protocol::catalog::seen::{Seen, SeenSet};
 use kepler_protocol::catalog::storage::{Result, Storage, StorageError, Stub, Survivor, Table};
 use kepler_protocol::name::Name;
 use kepler_protocol::version::{Dot, Origin};
-use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Params, Row, ToSql, params};
+use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
 
+use self::columns::{
+    Sequence, after_params, cap, decode, dot_params, encode, generation, name_at, one, origin_at, saturate,
+    stub_of, survivor_at_0,
+};
 use super::error::DatabaseError;
 use super::room::Journal;
 
+pub(super) use columns::{all, damaged};
 pub(crate) use list::list;
 pub use list::{Listed, Page};
 
@@ -276,110 +281,6 @@ pub(crate) fn note_links(db: &Connection, dot: &Dot, links: &str) -> std::result
     Ok(())
 }
 
-fn survivor_at_0(row: &Row<'_>) -> std::result::Result<Survivor, DatabaseError> {
-    decode(row.get_ref(0)?)
-}
-
-fn stub_of(row: &Row<'_>) -> std::result::Result<Stub, DatabaseError> {
-    let by: Option<String> = row.get(4)?;
-    let by = by.map(|text| text.parse().map_err(|_| damaged("a stub's successor"))).transpose()?;
-    let name = match row.get_ref(3)? {
-        ValueRef::Null => None,
-        _ => Some(name_at(row, 3)?),
-    };
-    Ok(Stub { dot: dot_at(row, 0)?, name, by })
-}
-
-fn name_at(row: &Row<'_>, column: usize) -> std::result::Result<Name, DatabaseError> {
-    let text = row.get_ref(column)?.as_str().map_err(|_| damaged("a name"))?;
-    text.parse().map_err(|_| damaged("a name"))
-}
-
-fn origin_at(row: &Row<'_>, column: usize) -> std::result::Result<Origin, DatabaseError> {
-    let node = row.get_ref(column)?.as_str().map_err(|_| damaged("a node id"))?;
-    let generation = row.get_ref(column + 1)?.as_str().map_err(|_| damaged("a generation"))?;
-    Ok(Origin {
-        node: node.parse().map_err(|_| damaged("a node id"))?,
-        generation: u64::from_str_radix(generation, 16).map_err(|_| damaged("a generation"))?,
-    })
-}
-
-fn dot_at(row: &Row<'_>, column: usize) -> std::result::Result<Dot, DatabaseError> {
-    let sequence = match row.get_ref(column + 2)? {
-        ValueRef::Integer(number) => u64::try_from(number).map_err(|_| damaged("a sequence"))?,
-        ValueRef::Blob(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| damaged("a sequence"))?),
-        _ => return Err(damaged("a sequence")),
-    };
-    Ok(Dot { origin: origin_at(row, column)?, sequence })
-}
-
-/// A sequence number as its column keeps it, in its order.
-struct Sequence(u64);
-
-impl ToSql for Sequence {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Owned(match i64::try_from(self.0) {
-            Ok(number) => Value::Integer(number),
-            Err(_) => Value::Blob(self.0.to_be_bytes().to_vec()),
-        }))
-    }
-}
-
-fn generation(origin: &Origin) -> String {
-    format!("{:016x}", origin.generation)
-}
-
-fn dot_params(dot: &Dot) -> (&str, String, Sequence) {
-    (dot.origin.node.as_str(), generation(&dot.origin), Sequence(dot.sequence))
-}
-
-/// What sorts just before everything that comes after `after`.
-fn after_params(after: Option<&Dot>) -> (&str, String, Sequence) {
-    after.map_or(("", String::new(), Sequence(0)), dot_params)
-}
-
-fn cap(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-fn saturate(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn encode<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
-    minicbor::to_vec(value).expect("a vector takes all that is written")
-}
-
-fn decode<'b, T: minicbor::Decode<'b, ()>>(value: ValueRef<'b>) -> std::result::Result<T, DatabaseError> {
-    let bytes = value.as_blob().map_err(|_| damaged("a record"))?;
-    minicbor::decode(bytes).map_err(|_| damaged("a record"))
-}
-
-pub(crate) fn damaged(what: &str) -> DatabaseError {
-    DatabaseError::Damaged(what.into())
-}
-
-fn one<T>(
-    statement: &mut CachedStatement<'_>,
-    params: impl Params,
-    read: impl Fn(&Row<'_>) -> std::result::Result<T, DatabaseError>,
-) -> std::result::Result<Option<T>, DatabaseError> {
-    statement.query(params)?.next()?.map(read).transpose()
-}
-
-pub(crate) fn all<T>(
-    statement: &mut CachedStatement<'_>,
-    params: impl Params,
-    read: impl Fn(&Row<'_>) -> std::result::Result<T, DatabaseError>,
-) -> std::result::Result<Vec<T>, DatabaseError> {
-    let mut rows = statement.query(params)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(read(row)?);
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -437,7 +338,7 @@ mod tests {
             unseen::BY_NAME,
         ] {
             let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let params = vec![Value::Integer(1); statement.parameter_count()];
+            let params = vec![rusqlite::types::Value::Integer(1); statement.parameter_count()];
             let plan: Vec<String> = statement
                 .query_map(rusqlite::params_from_iter(params), |row| row.get(3))
                 .unwrap()

@@ -7,7 +7,7 @@ use kepler_protocol::name::Name;
 use kepler_protocol::version::{Version, head};
 use rusqlite::Connection;
 
-use super::{decode, name_at};
+use super::columns::{decode, name_at};
 use crate::store::error::DatabaseError;
 
 /// A live name.

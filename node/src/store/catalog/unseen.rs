@@ -12,7 +12,7 @@ use kepler_protocol::name::Name;
 use kepler_protocol::version::{Dot, Origin};
 use rusqlite::{Connection, params};
 
-use super::{after_params, damaged, dot_at, name_at};
+use super::columns::{after_params, damaged, dot_at, name_at};
 use crate::store::error::DatabaseError;
 
 type Result<T> = std::result::Result<T, DatabaseError>;
