@@ -4,6 +4,7 @@
 //! store, gossip, swarm, replica, services, gateway. Stop: gateway, goodbye over gossip, tasks,
 //! swarm, store; each with a deadline.
 
+mod membership;
 mod peers;
 mod roads;
 mod secrets;
@@ -40,7 +41,7 @@ use crate::service::cluster::ClusterService;
 use crate::service::files::{Parts, Service};
 use crate::service::healing::Healing;
 use crate::service::operations::{self, Operator};
-use crate::store::{self, Store};
+use crate::store::{self, Store, durable};
 use crate::swarm;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
@@ -230,6 +231,7 @@ impl Node {
         let chunks = Chunks::new(chunks::Parts {
             me: id,
             ack_grace: config.timing.ack_grace,
+            chunk_bytes: config.storage.chunk_size,
             store: store.clone(),
             swarm: swarm.clone(),
             view: view.clone(),
@@ -251,22 +253,29 @@ impl Node {
         tasks.spawn_last("catalog", driver.run());
         tasks.spawn_vital(
             "views",
-            roads::views(gossip.view(), view_source, catalog.clone(), metrics.clone(), tasks.stop().clone()),
+            membership::views(
+                gossip.view(),
+                view_source,
+                catalog.clone(),
+                metrics.clone(),
+                tasks.stop().clone(),
+            ),
         );
+        let latest = Arc::new(membership::Latest::default());
         tasks.spawn_vital(
             "gossip",
-            roads::GossipEvents {
+            membership::GossipEvents {
                 inbox: gossip_events,
                 gossip: gossip.clone(),
                 swarm: swarm.clone(),
-                catalog: catalog.clone(),
                 cluster: cluster.clone(),
-                store: store.clone(),
+                latest: latest.clone(),
                 events: events.clone(),
                 tasks: tasks.clone(),
             }
             .run(),
         );
+        tasks.spawn_vital("news", latest.run(catalog.clone(), store.clone(), tasks.stop().clone()));
         let operator = Operator::new(operations::Parts {
             me: id,
             healing: Healing::new(
@@ -452,7 +461,12 @@ struct Ports {
 async fn write_addresses(config: &Config, ports: Ports) -> Result<()> {
     let path = config.node.data_dir.join(ADDRESSES);
     let text = serde_json::to_vec(&ports)?;
-    tokio::fs::write(&path, text).await.with_context(|| format!("write {}", path.display()))
+    // That it was there once keeps a node from founding a cluster anew: it has to survive a crash.
+    let write = {
+        let path = path.clone();
+        move || durable::replace(&path, 0o600, &text)
+    };
+    tokio::task::spawn_blocking(write).await?.with_context(|| format!("write {}", path.display()))
 }
 
 /// Where others reach this node.

@@ -16,6 +16,7 @@ mod chunk_file;
 mod chunks;
 mod clock;
 mod contents;
+pub mod durable;
 mod error;
 mod holdings;
 mod job;
@@ -166,6 +167,14 @@ impl Default for Meters {
             #[cfg(test)]
             planted: Arc::default(),
         }
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// Has the next `commits` commits find the disk full.
+    pub(crate) fn plant_full(&self, commits: u64) {
+        self.inner.meters.planted.store(commits, Ordering::Relaxed);
     }
 }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
 use kepler_protocol::node_id::NodeId;
+use kepler_protocol::wire::seal::MAX_KEYS;
 
 use super::args::Arguments;
 use super::{
     Anonymous, ApiTokens, ClusterKey, Config, Fault, Faults, Host, LogConfig, NetworkConfig, NodeConfig,
-    SecurityConfig, Seed, Source, StorageConfig, TimingConfig, parse, print, secret,
+    SecurityConfig, Seed, Source, StorageConfig, TimingConfig, parse, print,
 };
 use crate::telemetry::LogFormat;
 
@@ -197,8 +198,10 @@ impl Reader {
             ("CLUSTER_KEY_FILE", args.cluster_key_file.as_deref()),
             |text| {
                 let keys = parse::list(text).map(ClusterKey::parse).collect::<Result<Vec<_>, _>>()?;
-                if keys.len() > secret::MAX_SECRETS {
-                    return Err(format!("there are more than {} keys", secret::MAX_SECRETS));
+                if keys.len() > MAX_KEYS {
+                    return Err(format!(
+                        "there are more than {MAX_KEYS} keys: leave out those that no node uses any more"
+                    ));
                 }
                 Ok(((!keys.is_empty()).then_some(keys.len()), keys))
             },

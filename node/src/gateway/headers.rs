@@ -3,6 +3,7 @@
 //! Everything from a client is parsed into a type or refused; nothing here panics on any text.
 
 use std::ops::Range;
+use std::time::{Duration, SystemTime};
 
 use kepler_protocol::time::UnixMillis;
 use kepler_protocol::version::{Dot, MAX_CONTENT_TYPE_BYTES};
@@ -177,46 +178,19 @@ pub fn condition(headers: &HeaderMap, tag: &str, modified: UnixMillis) -> Result
     Ok(Verdict::Serve { range })
 }
 
-/// A date as HTTP writes it (IMF-fixdate).
+/// A date as HTTP writes it, at the latest in the year 9999.
 pub fn http_date(time: UnixMillis) -> String {
-    // UnixMillis prints RFC 3339: 2000-02-29T12:34:56.789Z.
-    let text = UnixMillis(time.0.min(MAX_DATE_MILLIS)).to_string();
-    let day = DAYS[(time.0.min(MAX_DATE_MILLIS) / 86_400_000 + 4) as usize % 7];
-    let month: usize = text[5..7].parse().expect("RFC 3339 has the month there");
-    format!("{day}, {} {} {} {} GMT", &text[8..10], MONTHS[month - 1], &text[..4], &text[11..19])
+    let since = Duration::from_millis(time.0.min(MAX_DATE_MILLIS));
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since)
 }
 
 /// The last millisecond of the year 9999.
 const MAX_DATE_MILLIS: u64 = 253_402_300_799_999;
-const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-const MONTHS: [&str; 12] =
-    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// Seconds since the epoch of an IMF-fixdate, the one form that clients may send today.
+/// Seconds since the epoch of a date in any of the forms that RFC 9110 names.
 fn parse_http_date(text: &str) -> Option<u64> {
-    let (_, rest) = text.trim().split_once(", ")?;
-    let parts: Vec<&str> = rest.split(' ').collect();
-    let [day, month, year, clock, "GMT"] = parts.as_slice() else { return None };
-    let month = MONTHS.iter().position(|m| m == month)? as u64 + 1;
-    let (day, year) = (digits(day)?, digits(year)?);
-    let clock: Vec<u64> = clock.split(':').map(digits).collect::<Option<_>>()?;
-    let [hour, minute, second] = clock.as_slice() else { return None };
-    if !(1970..=9999).contains(&year)
-        || !(1..=31).contains(&day)
-        || *hour > 23
-        || *minute > 59
-        || *second > 60
-    {
-        return None;
-    }
-    // Days from civil (H. Hinnant, 2013).
-    let shifted_year = if month <= 2 { year - 1 } else { year };
-    let era = shifted_year / 400;
-    let year_of_era = shifted_year % 400;
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    let days = (era * 146_097 + day_of_era).checked_sub(719_468)?;
-    Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
+    let time = httpdate::parse_http_date(text.trim()).ok()?;
+    time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 /// Checks the media type that a client gives a file.

@@ -10,6 +10,9 @@ use tracing::warn;
 
 use crate::store::{PeerRow, Store};
 
+/// All members with their records, as they are remembered.
+pub(super) type Peers = Vec<(State, Arc<Record>)>;
+
 /// What an earlier run remembered; a row that does not parse is left out.
 pub(super) async fn load(store: &Store) -> Result<Vec<Arc<Record>>> {
     let rows = store.load_peers().await.context("read the peer table")?;
@@ -24,7 +27,7 @@ pub(super) async fn load(store: &Store) -> Result<Vec<Arc<Record>>> {
 }
 
 /// Remembers these members in place of all others.
-pub(super) async fn save(store: &Store, peers: Vec<(State, Arc<Record>)>, now: UnixMillis) {
+pub(super) async fn save(store: &Store, peers: Peers, now: UnixMillis) {
     let rows = peers.into_iter().map(|(state, record)| {
         let statement = record.statement();
         PeerRow {

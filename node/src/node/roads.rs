@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kepler_protocol::api;
 use kepler_protocol::catalog::storage::{self, Storage};
 use kepler_protocol::chunk::{Chunk, ChunkId};
 use kepler_protocol::node_id::NodeId;
@@ -12,31 +11,23 @@ use kepler_protocol::replica::{Input, Output, Replica};
 use kepler_protocol::swim;
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::Dot;
-use kepler_protocol::view::{State, View};
+use kepler_protocol::view::View;
 use kepler_protocol::wire::load::Load;
 use kepler_protocol::wire::operations::Question;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use super::peers;
 use crate::gossip;
 use crate::replication::catalog::CatalogHandle;
 use crate::replication::electorate::Electors;
 use crate::replication::healer;
 use crate::service::cluster::ClusterService;
 use crate::service::operations::Operator;
-use crate::service::unix_millis;
 use crate::store::{self, Resident, Store};
 use crate::swarm::{self, Inbound, Refusal};
 use crate::tasks::Tasks;
 use crate::telemetry::{CipherLabels, Metrics};
-
-/// How long a stream probe waits.
-const PROBE_WITHIN: Duration = Duration::from_secs(1);
-
-/// How long a push-pull of membership waits.
-const PUSH_PULL_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a member has to say what it stores.
 const LOAD_WITHIN: Duration = Duration::from_secs(2);
@@ -207,97 +198,6 @@ impl swarm::Incoming for Arriving {
     }
 }
 
-/// Passes each new view on to the swarm, the services and the replica.
-pub(super) async fn views(
-    mut from: watch::Receiver<Arc<View>>,
-    to: watch::Sender<Arc<View>>,
-    catalog: CatalogHandle,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) {
-    loop {
-        let view = from.borrow_and_update().clone();
-        let mut counts = std::collections::BTreeMap::new();
-        for member in view.members() {
-            *counts.entry(member.state).or_insert(0) += 1;
-        }
-        metrics.membership.set_members(counts);
-        to.send_replace(view.clone());
-        if catalog.tell(Input::View(view)).await.is_err() {
-            return;
-        }
-        tokio::select! {
-            changed = from.changed() => if changed.is_err() { return },
-            () = stop.cancelled() => return,
-        }
-    }
-}
-
-/// Does what the gossip thread asks for.
-pub(super) struct GossipEvents {
-    pub(super) inbox: gossip::Inbox,
-    pub(super) gossip: gossip::Handle,
-    pub(super) swarm: swarm::Handle,
-    pub(super) catalog: CatalogHandle,
-    pub(super) cluster: Arc<ClusterService>,
-    pub(super) store: Store,
-    pub(super) events: broadcast::Sender<api::Event>,
-    pub(super) tasks: Tasks,
-}
-
-impl GossipEvents {
-    pub(super) async fn run(mut self) {
-        let stop = self.tasks.stop().clone();
-        while let Some(Some(event)) = stop.run_until_cancelled(self.inbox.recv()).await {
-            self.handle(event).await;
-        }
-    }
-
-    async fn handle(&self, event: gossip::Event) {
-        let (gossip, swarm) = (self.gossip.clone(), self.swarm.clone());
-        match event {
-            gossip::Event::PushPull { to, payload } => {
-                self.tasks.spawn(async move {
-                    let answer =
-                        swarm.call(to, swarm::Service::Gossip, payload.into(), PUSH_PULL_WITHIN).await;
-                    match answer {
-                        Ok(answer) => drop(gossip.push_pull_answer(answer.into()).await),
-                        Err(error) => debug!(peer = %to, %error, "no full exchange of membership"),
-                    }
-                });
-            }
-            gossip::Event::StreamProbe { to, token } => {
-                self.tasks.spawn(async move {
-                    let ok = swarm.ping(to, PROBE_WITHIN).await;
-                    let _ = gossip.stream_probed(token, ok).await;
-                });
-            }
-            gossip::Event::Announced { node, announcement } => {
-                self.cluster.heard_from(node, None);
-                let _ = self.catalog.tell(Input::Announced { from: node, announcement }).await;
-            }
-            gossip::Event::MemberChanged { node, previous, state } => {
-                info!(peer = %node, ?previous, ?state, "member changed");
-                if state == State::Alive {
-                    self.cluster.heard_from(node, None);
-                }
-                let _ = self.events.send(super::member_event(node, state));
-            }
-            gossip::Event::IdInUse { by } => {
-                warn!(%by, "NODE_ID is in use by a live node with another identity: choose another, or stop that node");
-            }
-            gossip::Event::Refuted { incarnation } => debug!(incarnation, "others doubted this node"),
-            gossip::Event::ForeignCluster { node, from } => {
-                warn!(peer = %node, %from, "a node with our key belongs to another cluster");
-            }
-            gossip::Event::Peers(members) => {
-                let now = kepler_protocol::time::UnixMillis(unix_millis());
-                peers::save(&self.store, members, now).await;
-            }
-        }
-    }
-}
-
 /// Hands peers' calls to whom they are for.
 pub(super) async fn inbound(
     mut calls: mpsc::Receiver<Inbound>,
@@ -319,7 +219,7 @@ pub(super) async fn inbound(
                     }
                 });
             }
-            swarm::Service::Catalog => catalog.inbound(call).await,
+            swarm::Service::Catalog => catalog.inbound(call),
             swarm::Service::Replicator => healer.inbound(call),
             swarm::Service::Operations => {
                 let operator = operator.clone();

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kepler_protocol::api;
@@ -20,6 +21,9 @@ use crate::gossip;
 use crate::store::{Room, Seat};
 use crate::swarm::{self, Inbound, Reply};
 use crate::tasks::Tasks;
+
+/// How long a command waits for a disk that does not answer; the catalog itself is done within 10 s.
+const COMMAND_WITHIN: Duration = Duration::from_secs(20);
 
 /// Commands that wait for their outcome at most; further ones are refused.
 const MAX_WAITING: usize = 65_536;
@@ -98,7 +102,8 @@ impl Backlog {
 }
 
 impl CatalogHandle {
-    /// Asks the catalog and waits for its answer, which it gives within its own deadlines.
+    /// Asks the catalog and waits for its answer, which it gives within its own deadlines, or until its disk
+    /// has kept it waiting for [`COMMAND_WITHIN`].
     ///
     /// # Errors
     /// See [`CommandError`].
@@ -112,6 +117,10 @@ impl CatalogHandle {
         }
         // What may be given up without a trace: a dot that comes too late is closed.
         let harmless = matches!(command, Command::Begin { .. } | Command::Read { .. });
+        // It would only stand in the way of what is to end.
+        if harmless && self.seat.room() == Room::Nothing {
+            return Err(CommandError::Full);
+        }
         let id = CommandId(self.waiting.next.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = oneshot::channel();
         {
@@ -123,14 +132,26 @@ impl CatalogHandle {
         }
         // Whoever is dropped while waiting for a seat takes its entry along.
         let mut entry = Entry { waiting: &self.waiting, id: Some(id) };
-        if self.seat.send(Input::Command(id, command)).await.is_err() {
-            return Err(CommandError::Stopped);
+        let stuck = tokio::time::timeout(COMMAND_WITHIN, self.seat.stuck());
+        let mut stuck = std::pin::pin!(stuck);
+        tokio::select! {
+            sent = self.seat.send(Input::Command(id, command)) => sent.map_err(|_| CommandError::Stopped)?,
+            full = &mut stuck => return Err(if full.is_ok() { CommandError::Full } else { CommandError::Busy }),
         }
         entry.id = None;
         tokio::select! {
             outcome = receiver => outcome.map_err(|_| CommandError::Lost),
-            () = self.seat.stuck() => Err(if harmless { CommandError::Full } else { CommandError::Lost }),
+            full = &mut stuck => Err(match (harmless, full) {
+                (true, Ok(())) => CommandError::Full,
+                (true, Err(_)) => CommandError::Busy,
+                (false, _) => CommandError::Lost,
+            }),
         }
+    }
+
+    /// Whether the catalog waits for room on its disk: it answers nothing until it has it.
+    pub fn is_stuck(&self) -> bool {
+        self.seat.room() == Room::Nothing
     }
 
     /// Hands the catalog something that is no command.
@@ -149,17 +170,20 @@ impl CatalogHandle {
         let id = CommandId(self.waiting.next.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = oneshot::channel();
         self.waiting.words.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
-        let handed = self.tell(Input::Operator(id, word)).await;
-        let answered = match handed {
-            Ok(()) => receiver.await.map_err(|_| None),
-            Err(_) => Err(None),
+        let asked = async {
+            match self.tell(Input::Operator(id, word)).await {
+                Ok(()) => receiver.await.map_err(|_| None),
+                Err(_) => Err(None),
+            }
         };
+        let late = || Err(Some(OperatorRefused::NotYet("its disk is full, or does not answer".into())));
+        let answered = tokio::time::timeout(COMMAND_WITHIN, asked).await.unwrap_or_else(|_| late());
         self.waiting.words.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         answered?.map_err(Some)
     }
 
     /// Hands a peer's request to the catalog. One that cannot be taken is dropped: the peer is told so.
-    pub async fn inbound(&self, inbound: Inbound) {
+    pub fn inbound(&self, inbound: Inbound) {
         if self.backlog.is_full() {
             debug!(peer = %inbound.from.node, "a request is dropped: too much waits");
             return;
@@ -171,7 +195,10 @@ impl CatalogHandle {
         let token = self.waiting.next.fetch_add(1, Ordering::Relaxed);
         let from = Peer { node: inbound.from.node, key: inbound.from.key };
         self.waiting.replies.lock().unwrap_or_else(PoisonError::into_inner).insert(token, inbound.reply);
-        let _ = self.tell(Input::Request { from, token, request }).await;
+        // Other calls wait behind this one.
+        if let Ok(Some(_)) | Err(_) = self.seat.try_send(Input::Request { from, token, request }) {
+            self.waiting.replies.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&token);
+        }
     }
 }
 
@@ -312,3 +339,7 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

@@ -45,7 +45,7 @@ const STRAGGLING_BYTES: usize = 16 << 20;
 /// Bytes of chunks on their way to whom they are owed, over all targets.
 const BACKGROUND_BYTES: usize = 16 << 20;
 
-/// What a chunk of unknown size counts for in a budget, in bytes.
+/// What a chunk of unknown size counts for in a budget, in bytes, at least: other nodes may cut larger ones.
 const UNKNOWN_BYTES: usize = 4 << 20;
 
 /// Repairs that readers queue at the same time; further ones are left to the next reader.
@@ -127,6 +127,7 @@ pub struct Chunks {
 struct Inner {
     me: NodeId,
     ack_grace: Duration,
+    unknown_bytes: usize,
     store: Store,
     swarm: swarm::Handle,
     view: watch::Receiver<Arc<View>>,
@@ -159,6 +160,8 @@ pub struct Parts {
     pub me: NodeId,
     /// `ACK_GRACE_MS`.
     pub ack_grace: Duration,
+    /// `CHUNK_SIZE_MB`, in bytes: what a chunk that is not here may have.
+    pub chunk_bytes: usize,
     /// The disk.
     pub store: Store,
     /// The other nodes.
@@ -178,10 +181,12 @@ pub struct Parts {
 impl Chunks {
     /// The way to chunks of one node.
     pub fn new(parts: Parts) -> Self {
-        let Parts { me, ack_grace, store, swarm, view, electors, metrics, events, tasks } = parts;
+        let Parts { me, ack_grace, chunk_bytes, store, swarm, view, electors, metrics, events, tasks } =
+            parts;
         let inner = Inner {
             me,
             ack_grace,
+            unknown_bytes: chunk_bytes.max(UNKNOWN_BYTES),
             store,
             swarm,
             view,

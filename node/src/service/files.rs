@@ -300,6 +300,9 @@ impl Files for Service {
     }
 
     fn readiness(&self) -> Result<(), String> {
+        if self.catalog.is_stuck() {
+            return Err("its disk is full".into());
+        }
         self.electors.borrow().standing().clone()
     }
 

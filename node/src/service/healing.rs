@@ -208,10 +208,12 @@ impl Healing {
         for (id, held) in page {
             let copy = match self.store.read(id).await {
                 Ok(_) => Copy::Intact,
+                Err(ReadError::Database(error)) => return Err(error),
+                // It may have been deleted since the page was read.
+                Err(_) if !self.store.held(vec![id]).await?.first().is_some_and(Option::is_some) => continue,
                 Err(ReadError::Missing(_)) => Copy::Missing,
                 Err(ReadError::Corrupt(_)) => Copy::Corrupt,
                 Err(ReadError::Io { .. }) => Copy::Unreadable,
-                Err(ReadError::Database(error)) => return Err(error),
             };
             if matches!(copy, Copy::Corrupt | Copy::Missing) {
                 self.healer.report_bad(id).await;

@@ -234,7 +234,8 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let ids: Vec<ChunkId> = suspects.iter().map(|suspect| suspect.id).collect();
-        let Ok(holders) = self.service.chunks.holders(&ids).await else { return Ok(()) };
+        // Whoever cannot be asked about what looks wrong can say nothing of the whole either.
+        let holders = self.service.chunks.holders(&ids).await.map_err(|_| Gone)?;
         self.ring = self.service.operator.parts.view.borrow().ring().clone();
         for (suspect, mut holders) in suspects.into_iter().zip(holders) {
             // Whoever else holds it now either had it intact, or has stored it since and hashed it then.
@@ -327,7 +328,7 @@ impl<'a> Run<'a> {
     async fn look(&mut self, batch: &mut Vec<(Arc<Version>, ChunkId)>) -> Result<(), Gone> {
         let batch = std::mem::take(batch);
         let ids: Vec<ChunkId> = batch.iter().map(|(_, id)| *id).collect();
-        let Ok(holders) = self.service.chunks.holders(&ids).await else { return Ok(()) };
+        let holders = self.service.chunks.holders(&ids).await.map_err(|_| Gone)?;
         let mut last: Option<Dot> = None;
         for ((version, id), mut holders) in batch.into_iter().zip(holders) {
             if let Some(bad) = self.bad.get(&id) {

@@ -4,9 +4,9 @@
 //! not a database or fails its check is set aside, never deleted, and made anew: its chunk rows come
 //! from the files in `chunks/`, everything else from the peers.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::chunk_file::sync_folder;
 use super::clock::Clock;
 use super::contents;
+use super::durable::{create_folders, replace};
 use super::error::OpenError;
 use super::layout::Layout;
 use super::meta::{meta, set_meta};
@@ -83,9 +84,7 @@ pub(crate) struct Recovered {
 
 /// Takes the directory over.
 pub(crate) fn open(config: &Config, layout: &Layout) -> Result<Recovered, OpenError> {
-    let create = |path: &Path| {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path))
-    };
+    let create = |path: &Path| create_folders(path).map_err(failed("create", path));
     create(layout.root())?;
     let mut lock = Lock::take(layout)?;
     create(&layout.chunks())?;
@@ -163,20 +162,11 @@ fn identity(layout: &Layout) -> Result<[u8; 32], OpenError> {
 
 fn make_identity(layout: &Layout) -> Result<String, OpenError> {
     let path = layout.identity();
-    let temporary = path.with_extension("key.tmp");
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)
         .map_err(|error| failed("draw randomness for", &path)(io::Error::other(error.to_string())))?;
     let text = format!("{}\n", hex::encode(seed));
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        sync_folder(layout.root())
-    };
-    write().map_err(failed("write", &path))?;
+    replace(&path, 0o600, text.as_bytes()).map_err(failed("write", &path))?;
     Ok(text)
 }
 

@@ -98,7 +98,7 @@ impl<I: Send + 'static> Seat<I> {
         *self.room.borrow()
     }
 
-    /// Waits until the machine waits for room, for ever if it never does.
+    /// Waits until the machine waits for room, for ever if it never does. It is a look at the present too.
     pub async fn stuck(&self) {
         let mut room = self.room.clone();
         if room.wait_for(|room| *room == Room::Nothing).await.is_err() {

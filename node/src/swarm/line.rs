@@ -25,7 +25,7 @@ use futures::future::{Either, select};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite};
 use kepler_protocol::chunk::Chunk;
 use kepler_protocol::version::Dot;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::debug;
 
 use super::codec::{StreamError, within};
@@ -203,7 +203,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut reader, mut writer) = io.split();
-    let (answers, mut answered) = mpsc::channel::<(u64, u8, Bytes)>(BATCH);
+    let (answers, mut answered) = mpsc::channel::<(u64, u8, Bytes, Option<OwnedSemaphorePermit>)>(BATCH);
     let reading = async move {
         let turns = Arc::new(Semaphore::new(MOST_AT_ONCE));
         let mut frames = Frames::default();
@@ -214,8 +214,7 @@ where
             let Some(frame) = server.stop.run_until_cancelled(next).await else { return Ok(()) };
             let Some(Frame { id, kind, body }) = frame? else { return Ok(()) };
             let turn = turns.clone().acquire_owned().await.expect("never closed");
-            let units = u32::try_from(body.len() / BUDGET_UNIT_BYTES + 1).expect("bodies are bounded");
-            let share = server.share(units).await;
+            let share = server.share(units_of(&body)).await;
             let (server, answers) = (server.clone(), answers.clone());
             server.tasks.clone().spawn(async move {
                 let (_turn, _busy) = (turn, server.counters.serving());
@@ -223,12 +222,20 @@ where
                     Some(_share) => answer(kind, body, from, &server).await,
                     None => Err(Refusal::Busy),
                 };
+                // An answer has its share until it is written: whoever asks and does not read is held back.
+                let share = match &result {
+                    Ok(body) if !body.is_empty() => server.share(units_of(body)).await,
+                    _ => None,
+                };
                 let (status, body) = match result {
-                    Ok(body) => (calls::ANSWERED, body),
+                    Ok(body) if share.is_some() || body.is_empty() || server.stop.is_cancelled() => {
+                        (calls::ANSWERED, body)
+                    }
+                    Ok(_) => (Refusal::Busy.code(), Bytes::new()),
                     Err(refusal) => (refusal.code(), Bytes::new()),
                 };
                 // The line may have ended meanwhile.
-                let _ = answers.send((id, status, body)).await;
+                let _ = answers.send((id, status, body, share)).await;
             });
         }
     };
@@ -236,7 +243,7 @@ where
         let mut batch = Vec::with_capacity(BATCH);
         let mut buffer = Vec::new();
         while answered.recv_many(&mut batch, BATCH).await > 0 {
-            for (id, status, body) in batch.drain(..) {
+            for (id, status, body, _share) in batch.drain(..) {
                 put_frame(&mut buffer, id, status, &[], &body);
                 if buffer.len() >= PIECE_BYTES {
                     write(&mut writer, &mut buffer, server.limits.stall).await?;
@@ -251,6 +258,11 @@ where
         Either::Left((Ok(()), writing)) => writing.await,
         Either::Left((ended, _)) | Either::Right((ended, _)) => ended,
     }
+}
+
+/// What a body counts for in the budget of calls.
+fn units_of(body: &Bytes) -> u32 {
+    u32::try_from(body.len() / BUDGET_UNIT_BYTES + 1).expect("bodies are bounded")
 }
 
 async fn answer(kind: u8, body: Bytes, from: Peer, server: &Server) -> Result<Bytes, Refusal> {

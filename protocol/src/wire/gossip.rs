@@ -35,7 +35,7 @@ const DOMAIN: &[u8] = b"kepler-statement-v1\0";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Announcement {
-    /// [`crate::catalog::seen::Seen::digest`]: equal digests, equal catalogs.
+    /// [`crate::catalog::Catalog::seen_digest`]: equal digests, equal catalogs.
     #[cbor(n(0), with = "minicbor::bytes")]
     pub seen_digest: [u8; 16],
     /// The catalog database.

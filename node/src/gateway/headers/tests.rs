@@ -36,6 +36,23 @@ fn dates_are_written_as_http_wants_them() {
 }
 
 #[test]
+fn dates_are_read_in_each_of_their_forms() {
+    for text in [
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+        " Sun, 06 Nov 1994 08:49:37 GMT ",
+    ] {
+        assert_eq!(parse_http_date(text), Some(784_111_777), "{text}");
+    }
+    for text in
+        ["", "yesterday", "Sat, 31 Feb 2026 00:00:00 GMT", "Sun, 06 Nov 1994 24:00:00 GMT", "784111777"]
+    {
+        assert_eq!(parse_http_date(text), None, "{text}");
+    }
+}
+
+#[test]
 fn file_names_lose_what_deceives() {
     let cases = [
         ("a/b.txt", "attachment; filename=\"b.txt\""),

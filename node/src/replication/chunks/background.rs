@@ -8,7 +8,7 @@ use kepler_protocol::replicator::Sent;
 use kepler_protocol::version::Dot;
 use tracing::{debug, warn};
 
-use super::{Chunks, UNKNOWN_BYTES, Unavailable};
+use super::{Chunks, Unavailable};
 use crate::store::ReadError;
 use crate::swarm::TransferError;
 use crate::telemetry::{Direction, Purpose};
@@ -26,14 +26,16 @@ impl Chunks {
             if matches!(inner.store.adopt(id, dots).await, Ok(true)) {
                 return Ok(());
             }
-            let _share = inner.background.take(UNKNOWN_BYTES).await;
+            let _share = inner.background.take(inner.unknown_bytes).await;
             let chunk = self.gather(id, &[]).await?;
             return Ok(inner.store.put(chunk, dots).await?);
         }
         if inner.swarm.adopt(target, id, dots).await? {
             return Ok(());
         }
-        let _share = inner.background.take(UNKNOWN_BYTES).await;
+        let held = inner.store.held(vec![id]).await?;
+        let size = held.first().copied().flatten().and_then(|held| usize::try_from(held.size).ok());
+        let _share = inner.background.take(size.unwrap_or(inner.unknown_bytes)).await;
         let chunk = match inner.store.read(id).await {
             Ok(chunk) => chunk,
             Err(_) => self.gather(id, &[]).await?,
@@ -90,7 +92,7 @@ impl Chunks {
     /// Fetches a chunk that should be here from one of `from`, else from whoever has it, and stores it
     /// under the references that are known here. Its size, if it is here now.
     pub async fn restore(&self, id: ChunkId, from: &[NodeId]) -> Option<u64> {
-        let _share = self.inner.background.take(UNKNOWN_BYTES).await;
+        let _share = self.inner.background.take(self.inner.unknown_bytes).await;
         let chunk = match self.gather(id, from).await {
             Ok(chunk) => chunk,
             Err(error) => {

@@ -4,10 +4,6 @@ use std::time::Duration;
 
 use super::*;
 
-fn plant(store: &Store, commits: u64) {
-    store.meters().planted.store(commits, std::sync::atomic::Ordering::Relaxed);
-}
-
 async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !condition().await {
@@ -26,7 +22,7 @@ async fn what_a_machine_did_in_a_transaction_that_did_not_fit_is_written_again_b
         let (seat, mut outputs) = install(&store);
         seat.send(Input::Put(Box::new(survivor("a", 1, 1, true)))).await.unwrap();
         assert_eq!(outputs.recv().await.unwrap(), ("put a".into(), 1));
-        plant(&store, failures);
+        store.plant_full(failures);
         seat.send(Input::Put(Box::new(survivor("b", 2, 1, true)))).await.unwrap();
         if failures > 1 {
             seat.stuck().await;
@@ -60,7 +56,7 @@ async fn what_a_machine_did_in_a_transaction_that_did_not_fit_is_written_again_b
 async fn jobs_that_did_not_fit_are_refused_and_can_be_done_again() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    plant(&store, 1);
+    store.plant_full(1);
     let refused = store.put(chunk("kepler"), &[dot(1)]).await;
     assert!(matches!(refused, Err(WriteError::Database(DatabaseError::Full))), "{refused:?}");
     assert_eq!(store.held(vec![chunk("kepler").id()]).await.unwrap(), [None]);
@@ -73,7 +69,7 @@ async fn closing_while_nothing_can_be_written_ends() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let (seat, mut outputs) = install(&store);
-    plant(&store, u64::MAX);
+    store.plant_full(u64::MAX);
     seat.send(Input::Put(Box::new(survivor("a", 1, 1, true)))).await.unwrap();
     seat.stuck().await;
     store.close().await;
