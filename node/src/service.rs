@@ -108,6 +108,23 @@ pub enum WriteError {
     /// A chunk of what is to be copied is on no member any more.
     #[error("chunk {0} is on no node any more: it was collected, so the file cannot come back")]
     Collected(ChunkId),
+    /// A name with conflicts is not moved: one of its versions would be left behind, or lost.
+    #[error(
+        "{0} has conflicts: resolve them first, by a PUT of the right content or a DELETE of the wrong version"
+    )]
+    Conflicted(String),
+    /// The file is under its new name, and still under the old one too.
+    #[error("the file is at {to} now, but still at {from} too: {cause}; move it again")]
+    HalfMoved {
+        /// The version under the new name.
+        version: String,
+        /// The old name.
+        from: String,
+        /// The new name.
+        to: String,
+        /// Why the old name stayed.
+        cause: String,
+    },
     /// The name has too many concurrent versions.
     #[error("{0} has too many concurrent versions: resolve some first")]
     TooManyConflicts(String),

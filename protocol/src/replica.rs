@@ -130,8 +130,13 @@ pub enum Output {
     },
     /// A decided roster was adopted.
     Roster(Roster),
-    /// Whether this node may serve, else what it waits for.
-    Ready(std::result::Result<(), String>),
+    /// Where this node stands.
+    Ready {
+        /// Whether it may serve, else what it waits for.
+        standing: std::result::Result<(), String>,
+        /// Whether it knows all that some roster started from, so that what it lists is what there was.
+        caught_up: bool,
+    },
     /// What datagrams are to say from now on.
     Announce(Announcement),
     /// The cluster refuses this node.
@@ -167,7 +172,7 @@ pub struct Replica {
     next_call: u64,
     outputs: VecDeque<Output>,
     announced: Option<Announcement>,
-    ready: Option<std::result::Result<(), String>>,
+    ready: Option<(std::result::Result<(), String>, bool)>,
     lost: BTreeSet<NodeId>,
     /// What was seen when this node was first asked to leave: as a member, and again once it was none any more.
     leaving: Option<(bool, Seen)>,
@@ -404,10 +409,11 @@ impl Replica {
                 break;
             }
         }
-        let standing = self.council.standing();
-        if self.ready.as_ref() != Some(&standing) {
-            self.ready = Some(standing.clone());
-            self.outputs.push_back(Output::Ready(standing));
+        let ready = (self.council.standing(), self.council.was_caught_up());
+        if self.ready.as_ref() != Some(&ready) {
+            self.ready = Some(ready.clone());
+            let (standing, caught_up) = ready;
+            self.outputs.push_back(Output::Ready { standing, caught_up });
         }
         let lost = self.council.lost_majority();
         if self.lost != lost {

@@ -212,6 +212,15 @@ pub fn write(error: WriteError) -> Failure {
             Failure::precondition_failed(head.map(|dot| dot.to_string()).as_deref())
         }
         error @ (WriteError::NotFound(_) | WriteError::Collected(_)) => Failure::not_found(error.to_string()),
+        error @ WriteError::Conflicted(_) => {
+            Failure::new(StatusCode::CONFLICT, "conflict", "Conflict", error.to_string())
+        }
+        WriteError::HalfMoved { ref version, .. } => {
+            warn!(%error, "a move stopped half way");
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "unknown", "Outcome unknown", error.to_string())
+                .with_header(HeaderName::from_static("kepler-version"), version)
+                .retry_after(RETRY_LATER)
+        }
         error @ WriteError::TooManyConflicts(_) => Failure::new(
             StatusCode::CONFLICT,
             "too-many-conflicts",

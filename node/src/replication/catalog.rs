@@ -309,10 +309,11 @@ impl Driver {
                 let members = roster.members.keys().copied().collect();
                 let _ = self.events.send(api::Event::Roster { number: roster.number, members });
                 self.electors.send_modify(|electors| {
-                    *electors = Electors::new(Some(roster), electors.standing().clone());
+                    let caught_up = electors.was_caught_up();
+                    *electors = Electors::new(Some(roster), electors.standing().clone(), caught_up);
                 });
             }
-            Output::Ready(standing) => {
+            Output::Ready { standing, caught_up } => {
                 match &standing {
                     Ok(()) => info!("ready"),
                     Err(reason) => info!(reason, "not ready"),
@@ -321,7 +322,7 @@ impl Driver {
                 let _ = self.events.send(api::Event::Ready { ready: standing.is_ok() });
                 self.electors.send_modify(|electors| {
                     let roster = electors.roster().map(|roster| roster.as_ref().clone());
-                    *electors = Electors::new(roster, standing);
+                    *electors = Electors::new(roster, standing, caught_up);
                 });
             }
             Output::Announce(announcement) => {

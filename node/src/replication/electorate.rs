@@ -12,19 +12,20 @@ pub struct Electors {
     roster: Option<Arc<Roster>>,
     ring: Ring,
     standing: Result<(), String>,
+    caught_up: bool,
 }
 
 impl Default for Electors {
     fn default() -> Self {
-        Self::new(None, Err("it is not admitted to a cluster yet".to_owned()))
+        Self::new(None, Err("it is not admitted to a cluster yet".to_owned()), false)
     }
 }
 
 impl Electors {
-    /// A snapshot.
-    pub fn new(roster: Option<Roster>, standing: Result<(), String>) -> Self {
+    /// A snapshot. `caught_up`: whether this node once knew all that a roster started from.
+    pub fn new(roster: Option<Roster>, standing: Result<(), String>, caught_up: bool) -> Self {
         let ring = roster.as_ref().map(Roster::ring).unwrap_or_default();
-        Self { roster: roster.map(Arc::new), ring, standing }
+        Self { roster: roster.map(Arc::new), ring, standing, caught_up }
     }
 
     /// N and its majority; `None` before admission.
@@ -45,6 +46,11 @@ impl Electors {
     /// Whether this node is admitted and ready, else what it waits for.
     pub const fn standing(&self) -> &Result<(), String> {
         &self.standing
+    }
+
+    /// Whether what this node lists is all that there was when it last heard of the others.
+    pub const fn was_caught_up(&self) -> bool {
+        self.caught_up
     }
 
     /// What this node waits for before it can serve.

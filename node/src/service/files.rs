@@ -104,10 +104,11 @@ impl Service {
         }
     }
 
-    /// Refuses listings while this node is not ready: what it knows may be behind. Reads of names need
-    /// no more than a majority that is.
-    fn ready(&self) -> Result<(), ReadError> {
-        self.electors.borrow().standing().clone().map_err(ReadError::NotReady)
+    /// Refuses listings of a newcomer: it would show a cluster with fewer files than there are. Whoever knew
+    /// them once lists what it knows, whoever is away. Reads of names need no more than a majority that is ready.
+    fn lists(&self) -> Result<(), ReadError> {
+        let electors = self.electors.borrow();
+        if electors.was_caught_up() { Ok(()) } else { Err(ReadError::NotReady(electors.reason())) }
     }
 
     fn me(&self) -> NodeId {
@@ -146,7 +147,7 @@ impl Files for Service {
     }
 
     async fn copy(&self, copy: Copy) -> Result<api::Receipt, WriteError> {
-        Ok(self.write_copy(copy).await?.0)
+        self.write_copy(copy).await
     }
 
     async fn rename(
@@ -155,17 +156,31 @@ impl Files for Service {
         to: Name,
         durability: api::Durability,
     ) -> Result<api::Receipt, WriteError> {
-        let same = from == to;
-        let source = CopySource::Name(from.clone(), None);
-        let copy = Copy { from: source, to, precondition: Precondition::None, durability };
-        let (receipt, base) = self.write_copy(copy).await?;
-        if same {
+        // The old name ends on every member at once, so the new one must be known to a majority before: a
+        // `fast` move waits for that too.
+        let durability = match durability {
+            api::Durability::Fast => api::Durability::Quorum,
+            other => other,
+        };
+        let (head, found) = self.head(&from, None).await?;
+        if found.survivors.len() > 1 {
+            return Err(WriteError::Conflicted(from.to_string()));
+        }
+        let source = CopySource::Name(from.clone(), Some(head.dot));
+        let copy = Copy { from: source, to: to.clone(), precondition: Precondition::None, durability };
+        let receipt = self.write_copy(copy).await?;
+        if from == to {
             return Ok(receipt);
         }
         // Only what was copied is removed: a version written meanwhile survives under the old name.
-        match self.delete(&from, base, Precondition::None, durability).await {
+        match self.delete(&from, Some(head.dot), Precondition::None, durability).await {
             Ok(()) | Err(WriteError::NotFound(_)) => Ok(receipt),
-            Err(error) => Err(error),
+            Err(error) => Err(WriteError::HalfMoved {
+                version: receipt.version,
+                from: from.to_string(),
+                to: to.to_string(),
+                cause: error.to_string(),
+            }),
         }
     }
 
@@ -200,7 +215,7 @@ impl Files for Service {
     }
 
     async fn list(&self, query: ListQuery) -> Result<api::Listing, ReadError> {
-        self.ready()?;
+        self.lists()?;
         let page = self
             .store
             .list(query.prefix, query.delimiter, query.after, query.limit)

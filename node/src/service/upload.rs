@@ -75,12 +75,11 @@ impl Service {
         self.publish(guard, request.durability, stored, reached, timing).await
     }
 
-    /// Copies what survives under a name, or what a CID names: an upload in which every chunk is a hit. The
-    /// version that was read, if it is one.
+    /// Copies what survives under a name, or what a CID names: an upload in which every chunk is a hit.
     ///
     /// Each chunk has its new reference, where it is durable, before the version is published: whatever
     /// ends of the source meanwhile, nothing of the copy is collected.
-    pub(super) async fn write_copy(&self, copy: Copy) -> Result<(api::Receipt, Option<Dot>), WriteError> {
+    pub(super) async fn write_copy(&self, copy: Copy) -> Result<api::Receipt, WriteError> {
         let Copy { from, to, precondition, durability } = copy;
         let (content, source) = match from {
             CopySource::Name(name, version) => {
@@ -100,8 +99,7 @@ impl Service {
                 return Err(error);
             }
         };
-        let receipt = self.publish(guard, durability, stored, reached, Timing::default()).await?;
-        Ok((receipt, source))
+        self.publish(guard, durability, stored, reached, Timing::default()).await
     }
 
     /// What a root names. Its leaves are counted when they are come by.

@@ -13,6 +13,7 @@ mod disks;
 mod examples;
 mod healing;
 mod joins;
+mod moves;
 mod operations;
 mod partitions;
 mod readme;

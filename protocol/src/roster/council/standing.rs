@@ -67,6 +67,12 @@ impl Council {
         self.proof.proved && self.caught_up_number() > 0
     }
 
+    /// Whether this node, with this database, once knew all that a roster started from: what it lists is
+    /// then what there was, whoever is away now.
+    pub fn was_caught_up(&self) -> bool {
+        self.held.is_some() && self.caught_up_number() > 0
+    }
+
     fn caught_up_number(&self) -> u64 {
         self.caught_up.filter(|c| c.database == self.database).map_or(0, |c| c.number)
     }

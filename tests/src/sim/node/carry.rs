@@ -122,8 +122,8 @@ impl Node {
                 self.healing.forget_removed(&roster);
                 self.healing.machine.handle(clocks.now, replicator::Input::Roster(roster));
             }
-            replica::Output::Ready(ready) => {
-                self.healing.machine.handle(clocks.now, replicator::Input::Ready(ready.is_ok()));
+            replica::Output::Ready { standing, .. } => {
+                self.healing.machine.handle(clocks.now, replicator::Input::Ready(standing.is_ok()));
             }
             replica::Output::Refused(_)
             | replica::Output::Conflict { .. }

@@ -93,6 +93,10 @@ async fn partitions_leave_both_versions_of_a_name_written_on_both_sides() -> Res
             bodies.sort();
             ensure!(bodies == [format!("larger {i}"), format!("smaller {i}")], "{name}: {bodies:?}");
         }
+        // A move would leave one of them behind.
+        let body = serde_json::json!({"from": name, "to": "elsewhere"}).to_string();
+        let moving = a.client().post(format!("{}/v1/move", a.url())).header("Kepler-Client", "test");
+        ensure!(moving.body(body).send().await?.status() == StatusCode::CONFLICT, "{name} was moved");
         // Half are resolved by deleting one version, half by writing the name again.
         let node = &cluster.nodes[i % 3];
         if i % 2 == 0 {
