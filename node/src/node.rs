@@ -40,6 +40,7 @@ use crate::service::cluster::ClusterService;
 use crate::service::files::{Parts, Service};
 use crate::service::healing::Healing;
 use crate::service::operations::{self, Operator};
+use crate::service::past::{self, Memory};
 use crate::store::{self, Store};
 use crate::swarm;
 use crate::tasks::Tasks;
@@ -267,6 +268,7 @@ impl Node {
             }
             .run(),
         );
+        let memory = Memory::default();
         let operator = Operator::new(operations::Parts {
             me: id,
             healing: Healing::new(
@@ -281,6 +283,7 @@ impl Node {
             swarm: swarm.clone(),
             view: view.clone(),
             electors: electors.clone(),
+            memory: memory.clone(),
         });
         tasks.spawn_vital(
             "inbound",
@@ -294,6 +297,15 @@ impl Node {
                 tasks.clone(),
             ),
         );
+        let recorder = past::Recorder {
+            memory,
+            store: store.clone(),
+            healing: operator.healing().clone(),
+            metrics: metrics.clone(),
+            events: events.subscribe(),
+            stop: tasks.stop().clone(),
+        };
+        tasks.spawn_vital("recorder", recorder.run());
         tasks.spawn_vital("health", operator.clone().watch(events.clone(), tasks.stop().clone()));
         let loads = roads::loads(
             id,

@@ -1,25 +1,16 @@
 /** How it looks and behaves on every screen: accessibility, widths, policy, weight, many members. */
 import assert from 'node:assert/strict';
 import { mkdirSync } from 'node:fs';
-import { after, afterEach, before, test } from 'node:test';
-import { busy, launch, open, violations } from './lib/browser.mjs';
+import { test } from 'node:test';
+import { busy, open, violations } from './lib/browser.mjs';
 import { Cluster } from './lib/cluster.mjs';
 import { pictures } from './lib/pictures.mjs';
+import { suite } from './lib/suite.mjs';
 
-/** Screens for names that are not there ask for them all the same. */
-let cluster, browser, node;
-before(async () => {
-	cluster = await Cluster.start(3);
-	node = cluster.nodes[0];
-	await pictures(node);
-	browser = await launch();
-});
-after(async () => {
-	await browser?.close();
-	await cluster?.stop();
-});
-afterEach(async () => {
-	for (const context of browser?.contexts() ?? []) await context.close();
+let browser, cluster, node;
+suite({}, (begun) => {
+	({ browser, cluster, node } = begun);
+	return pictures(node);
 });
 
 const SCREENS = {

@@ -2,26 +2,18 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { after, before, test } from 'node:test';
-import { ALLOW, launch, open as openPage, signIn, violations, violationsInBoth } from './lib/browser.mjs';
-import { Cluster } from './lib/cluster.mjs';
+import { test } from 'node:test';
+import { ALLOW, open as openPage, signIn, violations, violationsInBoth } from './lib/browser.mjs';
 import { eventually } from './lib/eventually.mjs';
 import { film } from './lib/media.mjs';
 import { sky } from './lib/pictures.mjs';
+import { suite } from './lib/suite.mjs';
 
 const TOKEN = 'a-token-of-thirty-two-characters';
 /** Every page is asked for its token first. */
 const open = (browser, url, options = {}) => openPage(browser, url, { allow: [ALLOW.token], ...options });
-let cluster, browser, node;
-before(async () => {
-	cluster = await Cluster.start(1, { API_TOKEN: TOKEN });
-	node = cluster.nodes[0];
-	browser = await launch();
-});
-after(async () => {
-	await browser?.close();
-	await cluster?.stop();
-});
+let browser, node;
+suite({ nodes: 1, env: { API_TOKEN: TOKEN } }, (begun) => ({ browser, node } = begun));
 
 for (const colorScheme of ['light', 'dark']) {
 	test(`axe finds nothing on the sign-in, ${colorScheme}`, async () => {

@@ -4,6 +4,7 @@
 //! Nothing here decides: merging and voting are the machines'.
 
 mod list;
+mod replaced;
 mod unseen;
 
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ use super::room::Journal;
 
 pub(crate) use list::list;
 pub use list::{Listed, Page};
+pub(crate) use replaced::replaced;
 
 /// One transaction's view of the catalog.
 pub(crate) struct SqlStorage<'a> {
@@ -99,6 +101,8 @@ impl Storage for SqlStorage<'_> {
 
     fn remove_survivor(&mut self, dot: &Dot) -> Result<()> {
         let (node, generation, sequence) = dot_params(dot);
+        self.write(replaced::NOTE, params![node, generation, sequence])?;
+        self.write(replaced::FORGET, &[])?;
         self.write(
             "DELETE FROM files WHERE owner_node = ?1 AND generation = ?2 AND sequence = ?3",
             params![node, generation, sequence],
@@ -435,6 +439,9 @@ mod tests {
             unseen::STUBS,
             unseen::CLOSED,
             unseen::BY_NAME,
+            replaced::NOTE,
+            replaced::FORGET,
+            replaced::OF_NAME,
         ] {
             let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let params = vec![Value::Integer(1); statement.parameter_count()];

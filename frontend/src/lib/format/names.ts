@@ -47,6 +47,9 @@ export function beside(name: string, attempt: number): string {
 	return dot > 0 ? `${dir}${last.slice(0, dot)} (${attempt})${last.slice(dot)}` : `${dir}${last} (${attempt})`;
 }
 
+/** The node that a version was written through: its token ends in a generation and a number. */
+export const nodeOf = (version: string): string => version.split('.').slice(0, -2).join('.');
+
 /** What a shell takes as one word. */
 export function shellWord(text: string): string {
 	return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;

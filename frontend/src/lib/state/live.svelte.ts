@@ -21,6 +21,10 @@ export interface Movement {
 
 const POLL_MS = 3_000;
 const LEAST_MS = 500;
+/** How often the other members are asked what happened to them, and how far back. */
+const PAST_MS = 10_000;
+const PAST_SECS = 60;
+const HOUR_SECS = 3_600;
 const HIDDEN_MS = 60_000;
 const RETRY_FIRST_MS = 500;
 const RETRY_MOST_MS = 5_000;
@@ -59,6 +63,9 @@ class Live {
 	#refreshing: Promise<void> | null = null;
 	#again = false;
 	#movement = 1;
+	#pastAt = 0;
+	/** Whether the hour before was told since the connection began. */
+	#told = false;
 	#digest = '';
 
 	/** Follows the cluster until the returned function is called. */
@@ -128,6 +135,8 @@ class Live {
 						}
 						this.link = 'live';
 						this.lostAt = null;
+						this.#told = false;
+						void this.#past();
 						void this.refresh();
 						void this.#poll();
 						// A rate is there with the second measurement.
@@ -208,19 +217,33 @@ class Live {
 		}
 	}
 
-	async #poll(): Promise<void> {
+	/** What the members remember: an hour of it at first, and then what is new. */
+	async #past(): Promise<void> {
+		this.#pastAt = Date.now();
 		try {
-			const names = ['kepler_http_received_bytes_total', 'kepler_http_sent_bytes_total'];
+			const past = await api.recent(this.#told ? PAST_SECS : HOUR_SECS);
+			this.#told = true;
+			// To within a second; less is no difference.
+			const ahead = Math.abs(this.offset ?? 0) > 2 ? (this.offset ?? 0) * 1000 : 0;
+			activity.remember(past, ahead);
+		} catch {
+			// The stream of events notices a lost node and says so.
+		}
+	}
+
+	async #poll(): Promise<void> {
+		if (Date.now() - this.#pastAt >= PAST_MS) void this.#past();
+		try {
+			const names = ['kepler_http_received_bytes_total', 'kepler_http_sent_content_bytes_total'];
 			const refreshed = this.refresh();
-			const { counters, date, own } = await api.counters(names);
+			const { counters, date } = await api.counters(names);
 			// Of the counters alone: what else is read may take longer.
 			const at = Date.now();
 			await refreshed;
 			// The header has whole seconds, cut off: half of one is added.
 			if (date !== null) this.offset = (date + 500 - at) / 1000;
 			const received = counters[names[0] ?? ''] ?? 0;
-			// This page asks every few seconds how things are: that is no throughput.
-			const sent = (counters[names[1] ?? ''] ?? 0) - own;
+			const sent = counters[names[1] ?? ''] ?? 0;
 			const before = this.#counters;
 			// Polls that lie so close together give no rate, but nonsense.
 			if (before && at - before.at < LEAST_MS) return;
