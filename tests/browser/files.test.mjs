@@ -21,6 +21,35 @@ test('what is written and deleted through other nodes is shown without a reload'
 	await close(page);
 });
 
+test('the link and the CID that are copied are those of the file', async () => {
+	const { cid, version } = await node.put('copied/ü #1.txt', 'copied', 'text/plain');
+	const page = await open(browser, `${node.url}/files/copied`, { permissions: ['clipboard-read', 'clipboard-write'] });
+	const copied = () => page.evaluate(() => navigator.clipboard.readText());
+	const link = `${node.url}/v1/files/copied/%C3%BC%20%231.txt`;
+	await act(page, 'copied/ü #1.txt', 'Copy link');
+	await page.getByText('Link copied').waitFor();
+	assert.equal(await copied(), link);
+	assert.equal(await (await fetch(await copied())).text(), 'copied');
+	await act(page, 'copied/ü #1.txt', 'Copy CID');
+	await page.getByText('CID copied').waitFor();
+	assert.equal(await copied(), cid);
+
+	await row(page, 'copied/ü #1.txt').getByRole('link').click();
+	await page.getByRole('button', { name: 'Copy link' }).click();
+	await page.getByRole('button', { name: 'Copied' }).waitFor();
+	assert.equal(await copied(), link);
+	for (const [label, text] of [['Copy the CID', cid], ['Copy the version', version], ['Copy the command', "kepler get 'copied/ü #1.txt'"]]) {
+		await page.getByRole('button', { name: label, exact: true }).click();
+		await eventually(`${label}: it is on the clipboard`, async () => (await copied()) === text);
+	}
+	// Also where the page is no secure context, as at another host without TLS: then there is no clipboard to ask for.
+	await page.evaluate(() => Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true }));
+	await page.evaluate(() => document.addEventListener('copy', () => (globalThis.taken = getSelection()?.toString() || document.activeElement.value), { once: true }));
+	await page.getByRole('button', { name: 'Copy the CID', exact: true }).click();
+	await eventually('it is taken the old way', async () => (await page.evaluate(() => globalThis.taken)) === cid);
+	await close(page);
+});
+
 test('a file is renamed, copied, deleted, and comes back', async () => {
 	const bytes = randomBytes(5 << 20);
 	await node.put('verbs/a.bin', bytes, 'application/x-thing');

@@ -95,6 +95,55 @@ test('no screen is wider than a phone', async () => {
 	assert.deepEqual(page.complaints, []);
 });
 
+for (const width of [1920, 2560]) {
+	test(`on a screen of ${width} pixels nothing is lost, too wide or torn apart`, async () => {
+		const page = await open(browser, node.url, { viewport: { width, height: 1080 } });
+		for (const [name, [path, there]] of Object.entries(SCREENS)) {
+			await page.goto(node.url + path);
+			await there(page);
+			const { over, right, left } = await page.evaluate(() => {
+				const main = document.querySelector('.page').getBoundingClientRect();
+				const rail = document.querySelector('main').getBoundingClientRect();
+				return { over: document.documentElement.scrollWidth - innerWidth, left: main.left - rail.left, right: rail.right - main.right };
+			});
+			assert.ok(over <= 0, `${name} is ${over} pixels too wide`);
+			assert.ok(Math.abs(left - right) <= 1, `${name} is not in the middle: ${left} and ${right}`);
+			// Lines that nobody can follow with the eye.
+			const longest = await page.evaluate(() => Math.max(0, ...[...document.querySelectorAll('main p')].filter((p) => p.textContent.length > 120).map((p) => p.getBoundingClientRect().width)));
+			assert.ok(longest <= 1100, `${name} has a line of ${longest} pixels`);
+		}
+		assert.deepEqual(page.complaints, []);
+	});
+}
+
+test('where motion is not wanted nothing moves', async () => {
+	const page = await open(browser, `${node.url}/files/still`, { reducedMotion: 'reduce' });
+	const moving = () =>
+		page.evaluate(() =>
+			document.getAnimations().filter((a) => a.playState === 'running' && Number(a.effect?.getComputedTiming().endTime) > 50).map((a) => `${a.animationName ?? a.transitionProperty} ${a.effect?.target?.className}`)
+		);
+	await page.evaluate(() => {
+		globalThis.long = new Set();
+		const look = () => {
+			for (const a of document.getAnimations()) if (Number(a.effect?.getComputedTiming().endTime) > 50) globalThis.long.add(a.animationName ?? a.transitionProperty);
+			requestAnimationFrame(look);
+		};
+		look();
+	});
+	await page.getByTestId('file-input').setInputFiles({ name: 'a.txt', mimeType: 'text/plain', buffer: Buffer.from('a') });
+	await page.getByText('1 file stored').waitFor();
+	await page.getByRole('button', { name: 'Receipt' }).click();
+	await page.keyboard.press('Escape');
+	for (const name of ['Overview', 'Cluster', 'Activity', 'Settings']) {
+		await page.getByRole('link', { name, exact: true }).click();
+		await page.getByRole('heading', { level: 1, name }).waitFor();
+		assert.deepEqual(await moving(), [], name);
+	}
+	await page.getByLabel('Dark').check();
+	assert.deepEqual(await page.evaluate(() => [...globalThis.long]), []);
+	assert.deepEqual(page.complaints, []);
+});
+
 test('everything can be done with the keyboard', async () => {
 	await node.put('keys/a.txt', 'a', 'text/plain');
 	const page = await open(browser, `${node.url}/files/keys`);

@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { open } from './lib/browser.mjs';
+import { ALLOW, open } from './lib/browser.mjs';
 import { eventually } from './lib/eventually.mjs';
 import { act, item, row, sha, state, stored } from './lib/files.mjs';
 import { close, suite } from './lib/suite.mjs';
@@ -167,5 +167,51 @@ test('the durability that is chosen is the one that is asked for', async () => {
 	await page.getByTestId('file-input').setInputFiles({ name: 'all.txt', mimeType: 'text/plain', buffer: Buffer.from('all') });
 	await item(page, 'durable/all.txt').getByText('3 of 3 copies durable').waitFor();
 	assert.ok(page.requests.some((url) => url.endsWith('/v1/files/durable/all.txt?durability=all')));
+	await close(page);
+});
+
+test('the dock folds, cancels all, tries again what failed, and closes when all has ended', async () => {
+	const page = await open(browser, `${node.url}/files/dock`, { allow: [ALLOW.full] });
+	const dock = page.getByTestId('uploads');
+	const files = (from) => Array.from({ length: 4 }, (_, i) => ({ name: `${from + i}.bin`, mimeType: 'application/octet-stream', buffer: randomBytes(1000 + i) }));
+	let held = [];
+	await page.route('**/v1/files/dock/**', (route) => (route.request().method() === 'PUT' ? held.push(route) : route.continue()));
+	await page.getByTestId('file-input').setInputFiles(files(0));
+	await dock.getByRole('heading', { name: 'Uploading 4 files' }).waitFor();
+	await eventually('one is on its way', () => held.length > 0);
+	assert.equal(await dock.getByRole('button', { name: 'Close the uploads' }).count(), 0, 'not while files are on their way');
+	await dock.getByRole('button', { name: 'Fold the uploads' }).click();
+	assert.equal(await dock.getByRole('listitem').count(), 0);
+	await dock.getByRole('progressbar', { name: 'All uploads' }).waitFor();
+	await dock.getByRole('button', { name: 'Show the uploads' }).click();
+	await dock.getByRole('button', { name: 'Cancel all' }).click();
+	for (let i = 0; i < 4; i += 1) await eventually(`${i} is cancelled`, async () => (await state(page, `dock/${i}.bin`)) === 'cancelled');
+	assert.equal((await node.json('/v1/files?prefix=dock/')).files.length, 0);
+	await dock.getByRole('button', { name: 'Close the uploads' }).click();
+	await dock.waitFor({ state: 'detached' });
+
+	// Refused by a node that is going away, and then not any more.
+	held = [];
+	let refuse = true;
+	await page.unrouteAll({ behavior: 'ignoreErrors' });
+	await page.route('**/v1/files/dock/**', (route) =>
+		route.request().method() === 'PUT' && refuse
+			? route.fulfill({ status: 507, contentType: 'application/problem+json', body: JSON.stringify({ type: 'disk-full', title: 'Disk full', status: 507, detail: 'the disk is full' }) })
+			: route.continue()
+	);
+	await page.getByTestId('file-input').setInputFiles(files(4));
+	await dock.getByRole('heading', { name: '4 uploads failed' }).waitFor();
+	assert.equal(await dock.getByText('the disk is full').count(), 4);
+	refuse = false;
+	await dock.getByRole('button', { name: 'Retry failed' }).click();
+	await dock.getByRole('heading', { name: '4 files stored' }).waitFor();
+	assert.equal((await node.json('/v1/files?prefix=dock/')).files.length, 4);
+	await page.unrouteAll({ behavior: 'wait' });
+	// Going elsewhere on the page leaves it where it is.
+	await page.getByRole('link', { name: 'Cluster', exact: true }).click();
+	await dock.getByRole('button', { name: 'Receipt' }).first().click();
+	const receipt = page.getByRole('dialog');
+	const { versions } = await node.json('/v1/stat/dock/7.bin');
+	for (const part of [/^Version$|Version/, versions[0].cid, versions[0].version]) await receipt.getByText(part).first().waitFor();
 	await close(page);
 });

@@ -1,4 +1,5 @@
 /** Every call of the HTTP API that this app makes, by name. */
+import { encodeName } from '$lib/format/names';
 import { ApiError, currentToken, json, request } from './http';
 import {
 	Accepted,
@@ -16,10 +17,7 @@ import {
 	type Durability
 } from './shapes';
 
-/** A name as it stands in a path: each segment encoded, slashes kept. */
-export function encodeName(name: string): string {
-	return name.split('/').map(encodeURIComponent).join('/');
-}
+export { encodeName };
 
 const query = (parameters: Record<string, string | number | boolean | null | undefined>): string => {
 	const set = Object.entries(parameters).filter(([, v]) => v !== null && v !== undefined && v !== false);
