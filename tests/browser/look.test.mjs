@@ -1,15 +1,13 @@
 /** How it looks and behaves on every screen: accessibility, widths, policy, weight, many members. */
 import assert from 'node:assert/strict';
-import { mkdirSync } from 'node:fs';
 import { test } from 'node:test';
 import { busy, open, violations } from './lib/browser.mjs';
-import { Cluster } from './lib/cluster.mjs';
 import { pictures } from './lib/pictures.mjs';
 import { suite } from './lib/suite.mjs';
 
-let browser, cluster, node;
+let browser, node;
 suite({}, (begun) => {
-	({ browser, cluster, node } = begun);
+	({ browser, node } = begun);
 	return pictures(node);
 });
 
@@ -238,59 +236,4 @@ test('the theme and the units are what was set, also after a reload', async () =
 	assert.equal(await background(), dark);
 	await page.goto(`${node.url}/file/backups/2026-03-01.tar.zst`);
 	await page.getByText(/MB in \d+ chunks/).first().waitFor();
-});
-
-// The pictures of the README, where they are asked for.
-test('pictures', { skip: !process.env.PICTURES && 'only with PICTURES=1' }, async () => {
-	const folder = new URL('../../docs/images/', import.meta.url).pathname;
-	mkdirSync(folder, { recursive: true });
-	const wanted = ['overview', 'files', 'file', 'large', 'node', 'activity', 'connect', 'settings'];
-	const guarded = await Cluster.start(1, { API_TOKEN: 'a-token-for-the-pictures-00' });
-	try {
-		for (const colorScheme of ['light', 'dark']) {
-			const page = await open(browser, `${node.url}/activity`, { colorScheme, viewport: { width: 1280, height: 800 } });
-			await pictures.stir(node, cluster);
-			for (const name of wanted) {
-				const [path, there] = SCREENS[name];
-				// Within the page, so that what it has seen happen stays.
-				await page.evaluate((to) => {
-					const link = document.createElement('a');
-					link.href = to;
-					document.body.append(link);
-					link.click();
-					link.remove();
-				}, path);
-				await there(page);
-				await page.waitForTimeout(1_200);
-				await page.screenshot({ path: `${folder}${name}-${colorScheme}.png` });
-			}
-			await page.context().close();
-			const phone = await open(browser, `${node.url}/files/photos/2026`, { colorScheme, viewport: { width: 390, height: 780 }, isMobile: true, hasTouch: true });
-			await SCREENS.folder[1](phone);
-			await phone.waitForTimeout(500);
-			await phone.screenshot({ path: `${folder}phone-${colorScheme}.png` });
-			await phone.context().close();
-			const door = await open(browser, guarded.nodes[0].url, { colorScheme, viewport: { width: 1280, height: 800 } });
-			await door.getByTestId('sign-in').waitFor();
-			await door.waitForTimeout(500);
-			await door.screenshot({ path: `${folder}sign-in-${colorScheme}.png` });
-			await door.context().close();
-		}
-		// The cluster while a fourth node takes its share.
-		const pages = [];
-		for (const colorScheme of ['light', 'dark']) {
-			const page = await open(browser, `${node.url}/cluster`, { colorScheme, viewport: { width: 1280, height: 800 } });
-			await SCREENS.cluster[1](page);
-			pages.push([page, colorScheme]);
-		}
-		await cluster.add();
-		for (const [page, colorScheme] of pages) {
-			await page.locator('[data-member="node-d"]').waitFor();
-			await page.locator('path.flight').first().waitFor({ state: 'attached', timeout: 30_000 }).catch(() => console.log('nothing was under way'));
-			await page.waitForTimeout(300);
-			await page.screenshot({ path: `${folder}cluster-${colorScheme}.png` });
-		}
-	} finally {
-		await guarded.stop();
-	}
 });

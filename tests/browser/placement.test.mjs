@@ -36,7 +36,7 @@ test('if a node were down, the map says who would own each chunk instead, as the
 });
 
 test('chunks that move to a fourth owner are seen on their way, and still where motion is not wanted', async () => {
-	for (let i = 0; i < 8; i += 1) await node.put(`flights/${i}.bin`, randomBytes(3 << 20));
+	for (let i = 0; i < 12; i += 1) await node.put(`flights/${i}.bin`, randomBytes(3 << 20));
 	const page = await open(browser, `${node.url}/cluster`);
 	const still = await open(browser, `${node.url}/cluster`, { reducedMotion: 'reduce' });
 	for (const p of [page, still]) await p.locator('[data-member="node-d"]').waitFor();

@@ -200,17 +200,22 @@ export class Activity {
 		}, 50);
 	}
 
-	/** Takes what the members remember; `ahead`: milliseconds by which the node's clock is before this one's. */
-	remember(past: Recent, ahead = 0): void {
+	/**
+	 * Takes what the members remember, and answers what of it other members have told for the first time.
+	 * `ahead`: milliseconds by which the node's clock is before this one's.
+	 */
+	remember(past: Recent, ahead = 0): Recent['events'] {
 		this.silent = past.silent;
 		this.#measured(past, ahead);
 		const found: Entry[] = [];
+		const others: Recent['events'] = [];
 		for (const { node, at: told, number, event } of past.events) {
 			const key = `${node}/${told}/${number}`;
 			if (event === null || this.#known.has(key)) continue;
 			this.#known.add(key);
 			const at = Date.parse(told) - ahead;
 			const own = node === past.node;
+			if (!own) others.push({ node, at: told, number, event });
 			const shared = SHARED.has(event.type);
 			const described = describe(event, own || shared ? undefined : node);
 			if (!described) continue;
@@ -224,6 +229,7 @@ export class Activity {
 			found.push({ ...described, id: this.#next++, at, ...(own || shared ? {} : { by: node }) });
 		}
 		if (found.length) this.#show(found);
+		return others;
 	}
 
 	#measured(past: Recent, ahead: number): void {

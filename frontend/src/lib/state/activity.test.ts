@@ -45,6 +45,13 @@ describe('the past that the members tell', () => {
 		expect(new Set(activity.entries.map((e) => e.id)).size).toBe(3);
 	});
 
+	it('says what others tell for the first time, so that it can be shown as it happens', () => {
+		const moved: ClusterEvent = { type: 'moved', cid: 'c', from: 'b', to: 'a', bytes: 1 };
+		const told = past({ events: [event('b', 2, 1, moved), event('a', 1, 1, moved)] });
+		expect(activity.remember(told).map((e) => e.node)).toEqual(['b']);
+		expect(activity.remember(told)).toEqual([]);
+	});
+
 	it('does not bring back what was cleared', () => {
 		activity.record(stored());
 		vi.advanceTimersByTime(100);

@@ -167,10 +167,15 @@ class Live {
 			const members = this.cluster.members.map((m) => (m.id === event.node ? { ...m, status: event.status } : m));
 			this.cluster = { ...this.cluster, members };
 		}
-		if (event.type === 'moved') this.#move(event.from, event.to);
-		if (event.type === 'delivered' && this.me) this.#move(this.me, event.node);
+		this.#fly(this.me, event);
 		if (event.type !== 'written' && event.type !== 'moved') void this.refresh();
 		for (const listener of this.#listeners) listener(event);
+	}
+
+	/** Shows a chunk on its way, if that is what the event of `node` tells. */
+	#fly(node: string | null, event: ClusterEvent | null): void {
+		if (event?.type === 'moved') this.#move(event.from, event.to);
+		if (event?.type === 'delivered' && node) this.#move(node, event.node);
 	}
 
 	#move(from: string, to: string): void {
@@ -222,17 +227,20 @@ class Live {
 		this.#pastAt = Date.now();
 		try {
 			const past = await api.recent(this.#told ? PAST_SECS : HOUR_SECS);
-			this.#told = true;
 			// To within a second; less is no difference.
 			const ahead = Math.abs(this.offset ?? 0) > 2 ? (this.offset ?? 0) * 1000 : 0;
-			activity.remember(past, ahead);
+			const told = this.#told;
+			for (const event of activity.remember(past, ahead)) if (told) this.#fly(event.node, event.event);
+			this.#told = true;
 		} catch {
 			// The stream of events notices a lost node and says so.
 		}
 	}
 
 	async #poll(): Promise<void> {
-		if (Date.now() - this.#pastAt >= PAST_MS) void this.#past();
+		// What others send each other is told by them alone.
+		const every = (this.health?.moving ?? 0) + (this.health?.queue_depth ?? 0) > 0 ? POLL_MS - LEAST_MS : PAST_MS;
+		if (Date.now() - this.#pastAt >= every) void this.#past();
 		try {
 			const names = ['kepler_http_received_bytes_total', 'kepler_http_sent_content_bytes_total'];
 			const refreshed = this.refresh();
