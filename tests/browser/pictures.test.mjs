@@ -24,6 +24,7 @@ if (asked) {
 		await pictures(node);
 		for (const [i, other] of cluster.nodes.slice(1).entries()) await other.put('photos/2026/transit.png', sky(720, 450, 3 * i + 2), 'image/png');
 		await pictures.stir(node, cluster);
+		await eventually('all is well again', async () => (await node.json('/v1/health')).status === 'ok');
 	});
 }
 
@@ -76,11 +77,6 @@ test('pictures of what is done with files', options, async () => {
 		await page.getByRole('button', { name: 'Receipt' }).click();
 		await page.getByRole('dialog').waitFor();
 	});
-	await take('if-down', `${node.url}/file/backups/2026-03-01.tar.zst`, async (page) => {
-		await page.getByLabel('If this node were down').selectOption('node-b');
-		await page.getByText('if down').first().waitFor();
-		await page.getByTestId('chunk-summary').scrollIntoViewIfNeeded();
-	});
 });
 
 test('a picture of the sign-in', options, async () => {
@@ -128,6 +124,12 @@ test('pictures of a cluster that changes', options, async () => {
 		await page.screenshot({ path: `${folder}cluster-${colorScheme}.png` });
 	}
 	await cluster.settled();
+	await eventually('it has its share', async () => (await node.json('/v1/health')).status === 'ok');
+	await take('if-down', `${node.url}/file/backups/2026-03-01.tar.zst`, async (page) => {
+		await page.getByLabel('If this node were down').selectOption('node-b');
+		await page.getByText('if down').first().waitFor();
+		await page.getByTestId('chunk-summary').scrollIntoViewIfNeeded();
+	});
 	await cluster.nodes[3].kill();
 	await take('degraded', `${node.url}/`, (page) => page.getByTestId('health-word').getByText('Degraded').waitFor());
 });

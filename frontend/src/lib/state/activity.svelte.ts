@@ -21,6 +21,8 @@ export interface Entry {
 	text: string;
 	/** What makes it the same as another, where it is not its text. */
 	what?: string;
+	/** One of many of its kind, each of which means little. */
+	fine?: boolean;
 	/** The member that tells it, where it is not the one that serves this page. */
 	by?: string;
 	/** What it is about, for a link. */
@@ -111,6 +113,7 @@ export function describe(event: ClusterEvent, by?: string): Omit<Entry, 'id' | '
 				topic: 'repair',
 				tone: 'plain',
 				text: `A chunk of ${bytes(event.bytes)} went from ${event.from} to ${event.to}`,
+				fine: true,
 				node: event.to
 			};
 		case 'released':
@@ -237,10 +240,11 @@ export class Activity {
 		// In the last slot not everybody has measured yet.
 		const whole = Date.now() + ahead - 2_000 * past.interval_secs;
 		const first = Math.min(this.#began, ...this.samples.slice(0, 1).map((s) => s.at));
+		const told = new Map<number, Measured>();
 		const before = past.samples
-			.map((own): Measured => {
+			.map((own) => {
 				const sum = Date.parse(own.at) < whole ? sums.get(slot(Date.parse(own.at), past.interval_secs)) : undefined;
-				return {
+				const measured: Measured = {
 					at: Date.parse(own.at) - ahead,
 					received: own.received,
 					sent: own.sent,
@@ -248,9 +252,13 @@ export class Activity {
 					under: sum?.under_replicated ?? null,
 					moving: sum?.moving ?? null
 				};
+				if (sum) told.set(measured.at, measured);
+				return measured;
 			})
 			.filter((s) => s.at < first);
-		if (before.length) this.samples = [...before, ...this.samples];
+		// By now the others have measured what was missing the last time.
+		const late = (s: Measured) => s.queue === null && told.has(s.at);
+		if (before.length || this.samples.some(late)) this.samples = [...before, ...this.samples.map((s) => (late(s) ? (told.get(s.at) ?? s) : s))];
 	}
 
 	#show(entries: Entry[]): void {
@@ -269,7 +277,7 @@ export class Activity {
 	}
 
 	series(key: Exclude<keyof Measured, 'at'>): Sample[] {
-		return this.samples.map((s) => ({ at: s.at, value: s[key] }));
+		return this.samples.flatMap((s) => (s[key] === null ? [] : { at: s.at, value: s[key] }));
 	}
 
 	clear(): void {

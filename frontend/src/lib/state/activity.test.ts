@@ -74,8 +74,11 @@ describe('the past that the members tell', () => {
 			[-13_000, 5, null],
 			[-500, 1, 1]
 		]);
-		activity.remember(past({ samples: [sample(43, 2)] }));
+		expect(activity.series('queue').map((s) => s.value)).toEqual([7, 8, 1]);
+		vi.setSystemTime(NOW + 20_000);
+		activity.remember(past({ samples: [sample(43, 2), sample(13, 2)], cluster: [sample(20, 9)] }));
 		expect(activity.samples).toHaveLength(4);
+		expect(activity.series('queue').map((s) => s.value)).toEqual([7, 8, 9, 1]);
 		expect(activity.span(NOW)).toBe(120_000);
 	});
 
