@@ -93,8 +93,13 @@ test('a wrong token is refused, the right one lets in to everything, and signing
 	await page.goto(`${node.url}/file/sky.png`);
 	await eventually('the picture is drawn', () => page.locator('main img').evaluate((img) => img.naturalWidth === 720));
 	await page.goto(`${node.url}/file/a.bin`);
-	const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Download' }).click()]);
+	const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Download', exact: true }).click()]);
 	assert.ok(readFileSync(await download.path()).equals(bytes));
+	// An earlier version too, by an address that opens it alone.
+	await node.put('a.bin', 'new');
+	const earlier = page.locator('[data-state="earlier"]').getByRole('button', { name: /^Download/ });
+	const [again] = await Promise.all([page.waitForEvent('download'), earlier.click()]);
+	assert.ok(readFileSync(await again.path()).equals(bytes));
 	for (const url of page.requests) assert.ok(!url.includes(TOKEN), 'the token is in an address');
 	assert.equal(await page.evaluate(() => JSON.stringify(localStorage).includes('token-of')), false);
 

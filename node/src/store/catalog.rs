@@ -102,7 +102,7 @@ impl Storage for SqlStorage<'_> {
     fn remove_survivor(&mut self, dot: &Dot) -> Result<()> {
         let (node, generation, sequence) = dot_params(dot);
         self.write(replaced::NOTE, params![node, generation, sequence])?;
-        self.write(replaced::FORGET, &[])?;
+        self.write(replaced::FORGET, params![replaced::KEPT])?;
         self.write(
             "DELETE FROM files WHERE owner_node = ?1 AND generation = ?2 AND sequence = ?3",
             params![node, generation, sequence],

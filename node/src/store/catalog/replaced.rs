@@ -12,18 +12,17 @@ use rusqlite::{Connection, params};
 use super::{all, cap, decode};
 use crate::store::error::DatabaseError;
 
-/// Versions remembered, of all names together. [`FORGET`] has the same number.
-#[cfg(test)]
-const KEPT: i64 = 16_384;
+/// Versions remembered, of all names together.
+pub(super) const KEPT: i64 = 16_384;
 
 /// Notes a version before its row goes. Tombstones and what was never published have nothing to bring back.
 pub(super) const NOTE: &str = "INSERT INTO replaced (name, gone_at, record)
      SELECT name, CAST(1000 * unixepoch('now', 'subsec') AS INTEGER), record FROM files
      WHERE owner_node = ?1 AND generation = ?2 AND sequence = ?3 AND deleted = 0 AND published = 1";
 
-/// Forgets what lies further back than that.
+/// Forgets what lies further back than so many.
 pub(super) const FORGET: &str =
-    "DELETE FROM replaced WHERE number <= (SELECT max(number) FROM replaced) - 16384";
+    "DELETE FROM replaced WHERE number <= (SELECT max(number) FROM replaced) - ?1";
 
 pub(super) const OF_NAME: &str =
     "SELECT gone_at, record FROM replaced WHERE name = ?1 ORDER BY number DESC LIMIT ?2";
