@@ -41,6 +41,7 @@ use crate::service::cluster::ClusterService;
 use crate::service::files::{Parts, Service};
 use crate::service::healing::Healing;
 use crate::service::operations::{self, Operator};
+use crate::service::past::{self, Memory};
 use crate::store::{self, Store, durable};
 use crate::swarm;
 use crate::tasks::Tasks;
@@ -276,6 +277,7 @@ impl Node {
             .run(),
         );
         tasks.spawn_vital("news", latest.run(catalog.clone(), store.clone(), tasks.stop().clone()));
+        let memory = Memory::default();
         let operator = Operator::new(operations::Parts {
             me: id,
             healing: Healing::new(
@@ -290,6 +292,7 @@ impl Node {
             swarm: swarm.clone(),
             view: view.clone(),
             electors: electors.clone(),
+            memory: memory.clone(),
         });
         tasks.spawn_vital(
             "inbound",
@@ -303,6 +306,15 @@ impl Node {
                 tasks.clone(),
             ),
         );
+        let recorder = past::Recorder {
+            memory,
+            store: store.clone(),
+            healing: operator.healing().clone(),
+            metrics: metrics.clone(),
+            events: events.subscribe(),
+            stop: tasks.stop().clone(),
+        };
+        tasks.spawn_vital("recorder", recorder.run());
         tasks.spawn_vital("health", operator.clone().watch(events.clone(), tasks.stop().clone()));
         let loads = roads::loads(
             id,

@@ -9,6 +9,7 @@ pub mod files;
 pub mod healing;
 mod locate;
 pub mod operations;
+pub mod past;
 mod refusal;
 mod upload;
 mod verify;
@@ -256,7 +257,7 @@ pub struct ListQuery {
 pub trait Files: Send + Sync + 'static {
     /// Stores a file.
     async fn put(&self, request: PutRequest, body: Body) -> Result<api::Receipt, WriteError>;
-    /// Opens the head of a name, or one of its surviving versions.
+    /// Opens the head of a name, one of its surviving versions, or one that members remember.
     async fn open(&self, name: &Name, version: Option<Dot>) -> Result<OpenFile, ReadError>;
     /// Deletes a name, or one of its surviving versions.
     async fn delete(
@@ -277,6 +278,10 @@ pub trait Files: Send + Sync + 'static {
     ) -> Result<api::Receipt, WriteError>;
     /// Everything known of a name.
     async fn stat(&self, name: &Name) -> Result<api::Stat, ReadError>;
+    /// Versions of a name that do not survive, as far as members remember them.
+    async fn earlier(&self, name: &Name) -> Result<api::Earlier, ReadError>;
+    /// What was measured and what happened, here or with `all` everywhere; at most an hour.
+    async fn recent(&self, all: bool, past: Duration) -> api::Recent;
     /// A page of names, as this node knows them.
     async fn list(&self, query: ListQuery) -> Result<api::Listing, ReadError>;
     /// A chunk, from wherever it is.

@@ -50,6 +50,7 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::time::Instant;
+use kepler_protocol::wire::operations::Replaced;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use rusqlite::Connection;
@@ -296,6 +297,15 @@ impl Store {
     pub async fn survivors(&self, name: &Name) -> Result<Vec<Survivor>, DatabaseError> {
         let name = name.clone();
         self.query(move |db| catalog::survivors(db, &name)).await
+    }
+
+    /// What is remembered of versions of a name that do not survive, the last to go first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn replaced(&self, name: &Name) -> Result<Vec<Replaced>, DatabaseError> {
+        let name = name.clone();
+        self.query(move |db| catalog::replaced(db, &name)).await
     }
 
     /// A page of live names in the order of their bytes. With `delimiter`, names that hold it after

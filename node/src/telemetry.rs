@@ -156,6 +156,8 @@ pub struct HttpMetrics {
     pub bytes_in: Counter,
     /// Body bytes sent.
     pub bytes_out: Counter,
+    /// Those of files and chunks among them.
+    pub content_out: Counter,
     /// Requests under way, answer's body included.
     pub in_flight: Gauge,
     /// Connections open.
@@ -173,6 +175,7 @@ impl HttpMetrics {
             seconds,
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
+            content_out: Counter::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
@@ -185,6 +188,11 @@ impl HttpMetrics {
         );
         registry.register("http_received_bytes", "Body bytes received from clients", it.bytes_in.clone());
         registry.register("http_sent_bytes", "Body bytes sent to clients", it.bytes_out.clone());
+        registry.register(
+            "http_sent_content_bytes",
+            "Bytes of files and chunks sent to clients",
+            it.content_out.clone(),
+        );
         registry.register("http_requests_in_flight", "HTTP requests under way", it.in_flight.clone());
         registry.register("http_connections", "HTTP connections open", it.connections.clone());
         registry.register(

@@ -3,6 +3,7 @@
 //! Times are RFC 3339 strings. Fields may be added; a client ignores what it does not know.
 
 mod operations;
+mod past;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ use crate::name::Name;
 use crate::node_id::NodeId;
 pub use crate::view::State as Status;
 pub use operations::*;
+pub use past::*;
 
 /// What a write must have reached before it is answered with success.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -336,7 +338,7 @@ pub enum Event {
         /// The new state.
         status: Status,
     },
-    /// A version was published through the answering node.
+    /// A version survives on the answering node that did not before, whichever node wrote it.
     Written {
         /// The name.
         name: Name,

@@ -22,6 +22,7 @@
 //! | [`fetch`] | whom to ask for a chunk, in which order |
 //! | [`hint`] | where an owed copy goes when owners change |
 //! | [`replicator`] | what to send, fetch, vouch for, delete and re-hash, so that copies are where they belong |
+//! | [`recent`] | what a node remembers of the last hour, for people |
 //! | [`throttle`] | when how many bytes of background traffic may pass |
 //! | [`quorum`] | when enough replicas have acknowledged, and whom to try instead |
 //! | [`wire`] | frames and sealed datagrams, with their limits |
@@ -42,6 +43,7 @@ pub mod name;
 pub mod node_id;
 pub mod placement;
 pub mod quorum;
+pub mod recent;
 pub mod replica;
 pub mod replicator;
 pub mod ring;

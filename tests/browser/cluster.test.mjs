@@ -1,23 +1,16 @@
 /** A cluster in a browser: deaths, returns, joins, and a page whose own node goes away. */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { after, afterEach, before, test } from 'node:test';
-import { launch, open, violationsInBoth } from './lib/browser.mjs';
-import { Cluster } from './lib/cluster.mjs';
+import { test } from 'node:test';
+import { open, violationsInBoth } from './lib/browser.mjs';
 import { eventually } from './lib/eventually.mjs';
+import { suite } from './lib/suite.mjs';
 
-let cluster, browser;
-before(async () => {
-	cluster = await Cluster.start(3, { REPAIR_DELAY_SECS: '10', INVENTORY_INTERVAL_SECS: '5', HANDOFF_GRACE_SECS: '5', REBALANCE_BANDWIDTH_MBPS: '2' });
-	browser = await launch();
-});
-after(async () => {
-	await browser?.close();
-	await cluster?.stop();
-});
-afterEach(async () => {
-	for (const context of browser?.contexts() ?? []) await context.close();
-});
+let browser, cluster;
+suite(
+	{ env: { REPAIR_DELAY_SECS: '10', INVENTORY_INTERVAL_SECS: '5', HANDOFF_GRACE_SECS: '5', REBALANCE_BANDWIDTH_MBPS: '2' } },
+	(begun) => ({ browser, cluster } = begun)
+);
 
 const seen = (page, id, ...states) =>
 	eventually(`${id} is shown ${states.join(' or ')}`, async () => {

@@ -1,25 +1,14 @@
 /** How it looks and behaves on every screen: accessibility, widths, policy, weight, many members. */
 import assert from 'node:assert/strict';
-import { mkdirSync } from 'node:fs';
-import { after, afterEach, before, test } from 'node:test';
-import { busy, launch, open, violations } from './lib/browser.mjs';
-import { Cluster } from './lib/cluster.mjs';
+import { test } from 'node:test';
+import { busy, open, violations } from './lib/browser.mjs';
 import { pictures } from './lib/pictures.mjs';
+import { suite } from './lib/suite.mjs';
 
-/** Screens for names that are not there ask for them all the same. */
-let cluster, browser, node;
-before(async () => {
-	cluster = await Cluster.start(3);
-	node = cluster.nodes[0];
-	await pictures(node);
-	browser = await launch();
-});
-after(async () => {
-	await browser?.close();
-	await cluster?.stop();
-});
-afterEach(async () => {
-	for (const context of browser?.contexts() ?? []) await context.close();
+let browser, node;
+suite({}, (begun) => {
+	({ browser, node } = begun);
+	return pictures(node);
 });
 
 const SCREENS = {
@@ -101,6 +90,55 @@ test('no screen is wider than a phone', async () => {
 	// The way round with a thumb.
 	await page.getByRole('navigation', { name: 'Screens' }).getByRole('link', { name: 'Cluster' }).tap();
 	await page.getByRole('heading', { level: 1, name: 'Cluster' }).waitFor();
+	assert.deepEqual(page.complaints, []);
+});
+
+for (const width of [1920, 2560]) {
+	test(`on a screen of ${width} pixels nothing is lost, too wide or torn apart`, async () => {
+		const page = await open(browser, node.url, { viewport: { width, height: 1080 } });
+		for (const [name, [path, there]] of Object.entries(SCREENS)) {
+			await page.goto(node.url + path);
+			await there(page);
+			const { over, right, left } = await page.evaluate(() => {
+				const main = document.querySelector('.page').getBoundingClientRect();
+				const rail = document.querySelector('main').getBoundingClientRect();
+				return { over: document.documentElement.scrollWidth - innerWidth, left: main.left - rail.left, right: rail.right - main.right };
+			});
+			assert.ok(over <= 0, `${name} is ${over} pixels too wide`);
+			assert.ok(Math.abs(left - right) <= 1, `${name} is not in the middle: ${left} and ${right}`);
+			// Lines that nobody can follow with the eye.
+			const longest = await page.evaluate(() => Math.max(0, ...[...document.querySelectorAll('main p')].filter((p) => p.textContent.length > 120).map((p) => p.getBoundingClientRect().width)));
+			assert.ok(longest <= 1100, `${name} has a line of ${longest} pixels`);
+		}
+		assert.deepEqual(page.complaints, []);
+	});
+}
+
+test('where motion is not wanted nothing moves', async () => {
+	const page = await open(browser, `${node.url}/files/still`, { reducedMotion: 'reduce' });
+	const moving = () =>
+		page.evaluate(() =>
+			document.getAnimations().filter((a) => a.playState === 'running' && Number(a.effect?.getComputedTiming().endTime) > 50).map((a) => `${a.animationName ?? a.transitionProperty} ${a.effect?.target?.className}`)
+		);
+	await page.evaluate(() => {
+		globalThis.long = new Set();
+		const look = () => {
+			for (const a of document.getAnimations()) if (Number(a.effect?.getComputedTiming().endTime) > 50) globalThis.long.add(a.animationName ?? a.transitionProperty);
+			requestAnimationFrame(look);
+		};
+		look();
+	});
+	await page.getByTestId('file-input').setInputFiles({ name: 'a.txt', mimeType: 'text/plain', buffer: Buffer.from('a') });
+	await page.getByText('1 file stored').waitFor();
+	await page.getByRole('button', { name: 'Receipt' }).click();
+	await page.keyboard.press('Escape');
+	for (const name of ['Overview', 'Cluster', 'Activity', 'Settings']) {
+		await page.getByRole('link', { name, exact: true }).click();
+		await page.getByRole('heading', { level: 1, name }).waitFor();
+		assert.deepEqual(await moving(), [], name);
+	}
+	await page.getByLabel('Dark').check();
+	assert.deepEqual(await page.evaluate(() => [...globalThis.long]), []);
 	assert.deepEqual(page.complaints, []);
 });
 
@@ -198,59 +236,4 @@ test('the theme and the units are what was set, also after a reload', async () =
 	assert.equal(await background(), dark);
 	await page.goto(`${node.url}/file/backups/2026-03-01.tar.zst`);
 	await page.getByText(/MB in \d+ chunks/).first().waitFor();
-});
-
-// The pictures of the README, where they are asked for.
-test('pictures', { skip: !process.env.PICTURES && 'only with PICTURES=1' }, async () => {
-	const folder = new URL('../../docs/images/', import.meta.url).pathname;
-	mkdirSync(folder, { recursive: true });
-	const wanted = ['overview', 'files', 'file', 'large', 'node', 'activity', 'connect', 'settings'];
-	const guarded = await Cluster.start(1, { API_TOKEN: 'a-token-for-the-pictures-00' });
-	try {
-		for (const colorScheme of ['light', 'dark']) {
-			const page = await open(browser, `${node.url}/activity`, { colorScheme, viewport: { width: 1280, height: 800 } });
-			await pictures.stir(node, cluster);
-			for (const name of wanted) {
-				const [path, there] = SCREENS[name];
-				// Within the page, so that what it has seen happen stays.
-				await page.evaluate((to) => {
-					const link = document.createElement('a');
-					link.href = to;
-					document.body.append(link);
-					link.click();
-					link.remove();
-				}, path);
-				await there(page);
-				await page.waitForTimeout(1_200);
-				await page.screenshot({ path: `${folder}${name}-${colorScheme}.png` });
-			}
-			await page.context().close();
-			const phone = await open(browser, `${node.url}/files/photos/2026`, { colorScheme, viewport: { width: 390, height: 780 }, isMobile: true, hasTouch: true });
-			await SCREENS.folder[1](phone);
-			await phone.waitForTimeout(500);
-			await phone.screenshot({ path: `${folder}phone-${colorScheme}.png` });
-			await phone.context().close();
-			const door = await open(browser, guarded.nodes[0].url, { colorScheme, viewport: { width: 1280, height: 800 } });
-			await door.getByTestId('sign-in').waitFor();
-			await door.waitForTimeout(500);
-			await door.screenshot({ path: `${folder}sign-in-${colorScheme}.png` });
-			await door.context().close();
-		}
-		// The cluster while a fourth node takes its share.
-		const pages = [];
-		for (const colorScheme of ['light', 'dark']) {
-			const page = await open(browser, `${node.url}/cluster`, { colorScheme, viewport: { width: 1280, height: 800 } });
-			await SCREENS.cluster[1](page);
-			pages.push([page, colorScheme]);
-		}
-		await cluster.add();
-		for (const [page, colorScheme] of pages) {
-			await page.locator('[data-member="node-d"]').waitFor();
-			await page.locator('path.flight').first().waitFor({ state: 'attached', timeout: 30_000 }).catch(() => console.log('nothing was under way'));
-			await page.waitForTimeout(300);
-			await page.screenshot({ path: `${folder}cluster-${colorScheme}.png` });
-		}
-	} finally {
-		await guarded.stop();
-	}
 });

@@ -1,23 +1,16 @@
 /** What an operator does in a browser: caps, pauses, scrubs, forgets, lets leave. */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { after, afterEach, before, test } from 'node:test';
-import { ALLOW, launch, open, violations } from './lib/browser.mjs';
-import { Cluster } from './lib/cluster.mjs';
+import { test } from 'node:test';
+import { ALLOW, open, violations } from './lib/browser.mjs';
 import { eventually } from './lib/eventually.mjs';
+import { suite } from './lib/suite.mjs';
 
-let cluster, browser;
-before(async () => {
-	cluster = await Cluster.start(5, { REPAIR_DELAY_SECS: '2', INVENTORY_INTERVAL_SECS: '3', HANDOFF_GRACE_SECS: '3', REBALANCE_BANDWIDTH_MBPS: '40' });
-	browser = await launch();
-});
-after(async () => {
-	await browser?.close();
-	await cluster?.stop();
-});
-afterEach(async () => {
-	for (const context of browser?.contexts() ?? []) await context.close();
-});
+let browser, cluster;
+suite(
+	{ nodes: 5, env: { REPAIR_DELAY_SECS: '2', INVENTORY_INTERVAL_SECS: '3', HANDOFF_GRACE_SECS: '3', REBALANCE_BANDWIDTH_MBPS: '40' } },
+	(begun) => ({ browser, cluster } = begun)
+);
 
 const running = () => cluster.nodes.filter((n) => n.child);
 const everywhere = (what, check) =>

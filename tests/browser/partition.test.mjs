@@ -1,23 +1,13 @@
 /** A partition in a browser: both sides write, and what they wrote is shown side by side and resolved. */
 import assert from 'node:assert/strict';
-import { after, afterEach, before, test } from 'node:test';
-import { ALLOW, launch, open, signIn, violationsInBoth } from './lib/browser.mjs';
-import { API_TOKEN, Cluster } from './lib/cluster.mjs';
+import { test } from 'node:test';
+import { ALLOW, open, signIn, violationsInBoth } from './lib/browser.mjs';
+import { API_TOKEN } from './lib/cluster.mjs';
 import { eventually } from './lib/eventually.mjs';
+import { suite } from './lib/suite.mjs';
 
-let cluster, browser;
-before(async () => {
-	cluster = await Cluster.startApart(3);
-	browser = await launch();
-});
-after(async () => {
-	await browser?.close();
-	await cluster?.stop();
-});
-afterEach(async () => {
-	cluster?.network.heal();
-	for (const context of browser?.contexts() ?? []) await context.close();
-});
+let browser, cluster;
+suite({ apart: true }, (begun) => ({ browser, cluster } = begun));
 
 const said = async (node, id) => (await node.json('/v1/cluster')).members.find((m) => m.id === id)?.status;
 

@@ -2,26 +2,18 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { after, before, test } from 'node:test';
-import { ALLOW, launch, open as openPage, signIn, violations, violationsInBoth } from './lib/browser.mjs';
-import { Cluster } from './lib/cluster.mjs';
+import { test } from 'node:test';
+import { ALLOW, open as openPage, signIn, violations, violationsInBoth } from './lib/browser.mjs';
 import { eventually } from './lib/eventually.mjs';
 import { film } from './lib/media.mjs';
 import { sky } from './lib/pictures.mjs';
+import { suite } from './lib/suite.mjs';
 
 const TOKEN = 'a-token-of-thirty-two-characters';
 /** Every page is asked for its token first. */
 const open = (browser, url, options = {}) => openPage(browser, url, { allow: [ALLOW.token], ...options });
-let cluster, browser, node;
-before(async () => {
-	cluster = await Cluster.start(1, { API_TOKEN: TOKEN });
-	node = cluster.nodes[0];
-	browser = await launch();
-});
-after(async () => {
-	await browser?.close();
-	await cluster?.stop();
-});
+let browser, node;
+suite({ nodes: 1, env: { API_TOKEN: TOKEN } }, (begun) => ({ browser, node } = begun));
 
 for (const colorScheme of ['light', 'dark']) {
 	test(`axe finds nothing on the sign-in, ${colorScheme}`, async () => {
@@ -101,8 +93,13 @@ test('a wrong token is refused, the right one lets in to everything, and signing
 	await page.goto(`${node.url}/file/sky.png`);
 	await eventually('the picture is drawn', () => page.locator('main img').evaluate((img) => img.naturalWidth === 720));
 	await page.goto(`${node.url}/file/a.bin`);
-	const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Download' }).click()]);
+	const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Download', exact: true }).click()]);
 	assert.ok(readFileSync(await download.path()).equals(bytes));
+	// An earlier version too, by an address that opens it alone.
+	await node.put('a.bin', 'new');
+	const earlier = page.locator('[data-state="earlier"]').getByRole('button', { name: /^Download/ });
+	const [again] = await Promise.all([page.waitForEvent('download'), earlier.click()]);
+	assert.ok(readFileSync(await again.path()).equals(bytes));
 	for (const url of page.requests) assert.ok(!url.includes(TOKEN), 'the token is in an address');
 	assert.equal(await page.evaluate(() => JSON.stringify(localStorage).includes('token-of')), false);
 

@@ -179,6 +179,13 @@ pub(super) async fn stat(call: Call) -> Result<Response, Failure> {
     json(&stat)
 }
 
+/// `GET /v1/earlier/{name}`
+pub(super) async fn earlier(call: Call) -> Result<Response, Failure> {
+    let name = names::decode(&call.rest)?;
+    call.query(&[])?;
+    json(&call.shared.files.earlier(&name).await.map_err(error::read)?)
+}
+
 /// `POST /v1/copy`
 pub(super) async fn copy(mut call: Call) -> Result<Response, Failure> {
     let (raw, to, durability) = copy_request(&mut call).await?;

@@ -16,6 +16,8 @@ pub struct Measured {
     metrics: HttpMetrics,
     method: &'static str,
     route: &'static str,
+    /// Whether its answer is what is stored, not how things are.
+    content: bool,
     started: Instant,
 }
 
@@ -32,12 +34,14 @@ impl Measured {
             Method::OPTIONS => "OPTIONS",
             _ => "OTHER",
         };
+        let content = method == "GET" && route.is_some_and(Route::is_content);
         let route = route.map_or("other", Route::pattern);
-        Self { metrics: metrics.clone(), method, route, started: Instant::now() }
+        Self { metrics: metrics.clone(), method, route, content, started: Instant::now() }
     }
 
     /// Counts the answer and goes on counting while its body is sent.
-    pub fn answered<B>(self, response: Response<B>) -> Response<Counted<B>> {
+    pub fn answered<B>(mut self, response: Response<B>) -> Response<Counted<B>> {
+        self.content &= response.status().is_success();
         let status = class(response.status());
         let labels = RequestLabels { method: self.method, route: self.route, status };
         self.metrics.requests.get_or_create(&labels).inc();
@@ -89,6 +93,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
             && let Some(data) = frame.data_ref()
         {
             self.request.metrics.bytes_out.inc_by(data.len() as u64);
+            if self.request.content {
+                self.request.metrics.content_out.inc_by(data.len() as u64);
+            }
         }
         Poll::Ready(frame)
     }

@@ -18,6 +18,10 @@ use crate::service::VerifyStream;
 /// The most bytes of a verb's JSON.
 const MAX_JSON: usize = 4 << 10;
 
+/// How far back the past is told, in seconds.
+const LONGEST_PAST: u64 = 3_600;
+const SECS: &str = "a number from 1 to 3600";
+
 /// The most members that are forgotten at once.
 const MOST_FORGOTTEN: usize = 64;
 
@@ -25,6 +29,17 @@ const MOST_FORGOTTEN: usize = 64;
 pub(super) async fn health(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     json(&call.shared.files.health().await)
+}
+
+/// `GET /v1/recent`
+pub(super) async fn recent(call: Call) -> Result<Response, Failure> {
+    let query = call.query(&["all", "secs"])?;
+    let secs = query.parsed::<u64>("secs", SECS)?.unwrap_or(LONGEST_PAST);
+    if !(1..=LONGEST_PAST).contains(&secs) {
+        return Err(Failure::bad_parameter(format!("the parameter secs is not {SECS}")));
+    }
+    let past = std::time::Duration::from_secs(secs);
+    json(&call.shared.files.recent(flag(&query, "all")?, past).await)
 }
 
 /// `GET /v1/locate/{name}`

@@ -28,6 +28,8 @@ pub enum Route {
     Links,
     /// `/v1/stat/{name}`
     Stat,
+    /// `/v1/earlier/{name}`
+    Earlier,
     /// `/v1/chunks/{cid}`
     Chunk,
     /// `/ipfs/{cid}`
@@ -38,6 +40,8 @@ pub enum Route {
     Ring,
     /// `/v1/status`
     Status,
+    /// `/v1/recent`
+    Recent,
     /// `/v1/events`
     Events,
     /// `/v1/health`
@@ -61,7 +65,7 @@ const SCREENS: [&str; 7] = ["activity", "cluster", "connect", "file", "files", "
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Page,
         Self::Asset,
         Self::Healthz,
@@ -73,11 +77,13 @@ impl Route {
         Self::Move,
         Self::Links,
         Self::Stat,
+        Self::Earlier,
         Self::Chunk,
         Self::Ipfs,
         Self::Cluster,
         Self::Ring,
         Self::Status,
+        Self::Recent,
         Self::Events,
         Self::Health,
         Self::Locate,
@@ -116,11 +122,13 @@ impl Route {
             Self::Move => "/v1/move",
             Self::Links => "/v1/links",
             Self::Stat => "/v1/stat/{name}",
+            Self::Earlier => "/v1/earlier/{name}",
             Self::Chunk => "/v1/chunks/{cid}",
             Self::Ipfs => "/ipfs/{cid}",
             Self::Cluster => "/v1/cluster",
             Self::Ring => "/v1/ring",
             Self::Status => "/v1/status",
+            Self::Recent => "/v1/recent",
             Self::Events => "/v1/events",
             Self::Health => "/v1/health",
             Self::Locate => "/v1/locate/{name}",
@@ -151,6 +159,8 @@ impl Route {
             | Self::Readyz
             | Self::Metrics
             | Self::Stat
+            | Self::Earlier
+            | Self::Recent
             | Self::Chunk
             | Self::Ipfs
             | Self::Cluster
@@ -159,6 +169,11 @@ impl Route {
             | Self::Health
             | Self::Locate => "GET, HEAD",
         }
+    }
+
+    /// Whether it answers with bytes of what is stored.
+    pub const fn is_content(self) -> bool {
+        matches!(self, Self::File | Self::Chunk | Self::Ipfs)
     }
 
     /// Whether a request that reads is so dear that it is guarded like one that writes.

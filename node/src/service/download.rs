@@ -65,13 +65,20 @@ impl Service {
             Some(version) => Ok((version.clone(), found)),
             None => Err(ReadError::NotFound(match version {
                 None => name.to_string(),
-                Some(dot) => format!("{name} in version {dot}, which is none that survives"),
+                Some(dot) => format!("{name} in version {dot}, which neither survives nor is remembered"),
             })),
         }
     }
 
     pub(super) async fn open_file(&self, name: &Name, version: Option<Dot>) -> Result<OpenFile, ReadError> {
-        let (version, found) = self.head(name, version).await?;
+        let (version, found) = match (self.head(name, version).await, version) {
+            (Err(ReadError::NotFound(what)), Some(dot)) => {
+                let version = self.remembered(name, dot).await.ok_or_else(|| ReadError::NotFound(what))?;
+                let found = Found { survivors: vec![version.clone()], consistency: Consistency::Local };
+                (version, found)
+            }
+            (found, _) => found?,
+        };
         let content = version.content.clone().ok_or_else(|| ReadError::NotFound(name.to_string()))?;
         let service = self.clone();
         let dot = version.dot;

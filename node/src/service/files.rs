@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Command, Consistency, Outcome, Precondition};
@@ -212,6 +213,14 @@ impl Files for Service {
             Consistency::Local => "local",
         };
         Ok(api::Stat { name: name.clone(), versions, chunks, consistency: consistency.to_owned() })
+    }
+
+    async fn earlier(&self, name: &Name) -> Result<api::Earlier, ReadError> {
+        self.earlier_versions(name).await
+    }
+
+    async fn recent(&self, all: bool, past: Duration) -> api::Recent {
+        self.operator.recent(all, past).await
     }
 
     async fn list(&self, query: ListQuery) -> Result<api::Listing, ReadError> {

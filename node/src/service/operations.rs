@@ -16,12 +16,13 @@ use kepler_protocol::api;
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::health::{self, Facts};
 use kepler_protocol::node_id::NodeId;
-use kepler_protocol::view::{State, View};
+use kepler_protocol::view::{Member, State, View};
 use kepler_protocol::wire::operations::{Answer, Copied, MAX_CHUNKS, MAX_DETAIL_BYTES, Question};
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::healing::{ForgetError, Healing, LeaveError};
+use super::past::Memory;
 use crate::replication::electorate::Electors;
 use crate::store::Store;
 use crate::swarm;
@@ -35,6 +36,9 @@ const ASKED_AT_ONCE: usize = 64;
 /// How often the health is looked at while somebody follows events; longer in large clusters, so that
 /// the questions a second do not grow with the members.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
+
+/// Who follows events without being somebody: the node's own memory of them.
+const RECORDERS: usize = 1;
 
 /// Lines of a verification.
 pub type VerifyStream = Pin<Box<dyn Stream<Item = api::VerifyLine> + Send + Sync>>;
@@ -107,6 +111,8 @@ pub struct Parts {
     pub view: watch::Receiver<Arc<View>>,
     /// The roster.
     pub electors: watch::Receiver<Electors>,
+    /// What this node remembers of the last hour.
+    pub memory: Memory,
 }
 
 impl Operator {
@@ -193,7 +199,7 @@ impl Operator {
 
     /// Answers a member that asks, or this node itself. `None` where it cannot.
     pub async fn answer(&self, question: Question) -> Option<Answer> {
-        let Parts { me, healing, store, .. } = &*self.parts;
+        let Parts { me, healing, store, memory, .. } = &*self.parts;
         let done = |done: Result<(), super::healing::Stopping>| match done {
             Ok(()) => Answer::Accepted,
             Err(stopping) => refused(&stopping.to_string()),
@@ -214,6 +220,8 @@ impl Operator {
                 });
                 Some(Answer::Verified(copies.collect()))
             }
+            Question::Replaced(name) => Some(Answer::Replaced(store.replaced(&name).await.ok()?)),
+            Question::Recent(millis) => Some(Answer::Recent(memory.told(Duration::from_millis(millis)))),
             Question::Verify(after) => {
                 let _turn = self.hashing.acquire().await.ok()?;
                 hashing::page(healing, store, after).await.map(Answer::Page)
@@ -231,7 +239,7 @@ impl Operator {
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
-            if events.receiver_count() == 0 {
+            if events.receiver_count() <= RECORDERS {
                 last = None;
                 continue;
             }
@@ -258,7 +266,26 @@ impl Operator {
         minicbor::decode(&answer).ok()
     }
 
-    async fn ask(&self, nodes: BTreeSet<NodeId>, question: &Question) -> BTreeMap<NodeId, Option<Answer>> {
+    /// This node and others that can be asked, at most `most`; and those that cannot.
+    pub(super) fn some(&self, most: usize) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+        let view = self.parts.view.borrow().clone();
+        let here = |m: &&Member| m.state.is_reachable() || m.id == self.parts.me;
+        let (here, away): (Vec<_>, Vec<_>) =
+            view.members().filter(|m| m.state != State::Left).partition(here);
+        let others = here.into_iter().map(|m| m.id);
+        let asked = [self.parts.me].into_iter().chain(others).take(most).collect();
+        (asked, away.into_iter().map(|m| m.id).collect())
+    }
+
+    pub(super) fn me(&self) -> NodeId {
+        self.parts.me
+    }
+
+    pub(super) async fn ask(
+        &self,
+        nodes: BTreeSet<NodeId>,
+        question: &Question,
+    ) -> BTreeMap<NodeId, Option<Answer>> {
         futures::stream::iter(nodes)
             .map(|node| async move { (node, self.ask_one(node, question, ANSWER_WITHIN).await) })
             .buffer_unordered(ASKED_AT_ONCE)

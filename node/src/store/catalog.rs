@@ -5,6 +5,7 @@
 
 mod columns;
 mod list;
+mod replaced;
 mod unseen;
 
 use std::cell::RefCell;
@@ -25,6 +26,7 @@ use super::room::Journal;
 pub(super) use columns::{all, damaged};
 pub(crate) use list::list;
 pub use list::{Listed, Page};
+pub(crate) use replaced::replaced;
 
 /// One transaction's view of the catalog.
 pub(crate) struct SqlStorage<'a> {
@@ -104,6 +106,8 @@ impl Storage for SqlStorage<'_> {
 
     fn remove_survivor(&mut self, dot: &Dot) -> Result<()> {
         let (node, generation, sequence) = dot_params(dot);
+        self.write(replaced::NOTE, params![node, generation, sequence])?;
+        self.write(replaced::FORGET, params![replaced::KEPT])?;
         self.write(
             "DELETE FROM files WHERE owner_node = ?1 AND generation = ?2 AND sequence = ?3",
             params![node, generation, sequence],
@@ -336,6 +340,9 @@ mod tests {
             unseen::STUBS,
             unseen::CLOSED,
             unseen::BY_NAME,
+            replaced::NOTE,
+            replaced::FORGET,
+            replaced::OF_NAME,
         ] {
             let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let params = vec![rusqlite::types::Value::Integer(1); statement.parameter_count()];

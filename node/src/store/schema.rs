@@ -99,6 +99,11 @@ const MIGRATIONS: &[&str] = &["
 ", "
     -- Which databases were dropped is kept in `meta`; whether a log is of one can be told from its generation.
     DROP TABLE ended_origins;
+", "
+    -- What versions had that do not survive, the latest of them, in the order in which they went: for people, who
+    -- may read one or bring it back while its chunks are there. It keeps no chunk.
+    CREATE TABLE replaced (number INTEGER PRIMARY KEY, name TEXT NOT NULL, gone_at INTEGER NOT NULL, record BLOB NOT NULL);
+    CREATE INDEX replaced_by_name ON replaced (name, number);
 "];
 
 /// The newest schema this version knows.

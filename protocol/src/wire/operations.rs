@@ -7,13 +7,22 @@ use minicbor::{Decode, Encode};
 
 use crate::api::{Action, NodeHealth};
 use crate::chunk::ChunkId;
+use crate::name::Name;
+use crate::recent::Sample;
 use crate::time::UnixMillis;
+use crate::version::{Content, Dot};
 
 /// The most chunks that a question or an answer lists.
 pub const MAX_CHUNKS: usize = 1_024;
 
 /// The most bytes of an explanation.
 pub const MAX_DETAIL_BYTES: usize = 1_024;
+
+/// The most replaced versions of a name that an answer lists.
+pub const MAX_REPLACED: usize = 64;
+
+/// The most bytes of events in an answer.
+pub const MAX_EVENT_BYTES: usize = 512 << 10;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -34,6 +43,12 @@ pub enum Question {
     /// To hash what follows this chunk in the order of their texts, for as long as a call may take.
     #[n(4)]
     Verify(#[n(0)] Option<ChunkId>),
+    /// What it remembers of versions of this name that do not survive.
+    #[n(5)]
+    Replaced(#[n(0)] Name),
+    /// What it measured and what happened in the last so many milliseconds.
+    #[n(6)]
+    Recent(#[n(0)] u64),
 }
 
 /// What is answered.
@@ -54,6 +69,57 @@ pub enum Answer {
     /// To [`Question::Verify`].
     #[n(4)]
     Page(#[n(0)] Page),
+    /// To [`Question::Replaced`]: at most [`MAX_REPLACED`].
+    #[n(5)]
+    Replaced(#[n(0)] Vec<Replaced>),
+    /// To [`Question::Recent`].
+    #[n(6)]
+    Recent(#[n(0)] Recent),
+}
+
+/// What a version had that does not survive.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Replaced {
+    /// Which version it was.
+    #[n(0)]
+    pub dot: Dot,
+    /// The file.
+    #[n(1)]
+    pub content: Content,
+    /// When it was written, by the writer's wall clock.
+    #[n(2)]
+    pub created_at: UnixMillis,
+    /// When this node learnt that it was superseded, by its own.
+    #[n(3)]
+    pub gone_at: UnixMillis,
+}
+
+/// What a node remembers of the last hour.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Recent {
+    /// What it measured; at most [`crate::recent::MOST_SAMPLES`].
+    #[n(0)]
+    pub samples: Vec<Sample>,
+    /// What happened; at most [`MAX_EVENT_BYTES`], the latest.
+    #[n(1)]
+    pub events: Vec<Told>,
+}
+
+/// An event as text: one of a kind that a node does not know is left out, not the answer.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Told {
+    /// When, by the node's wall clock.
+    #[n(0)]
+    pub at: UnixMillis,
+    /// Its place among the events of that process.
+    #[n(1)]
+    pub number: u64,
+    /// [`crate::api::Event`] as JSON.
+    #[n(2)]
+    pub event: String,
 }
 
 /// Whether a node has a chunk.
@@ -132,6 +198,8 @@ mod tests {
             Question::Verified(vec![id]),
             Question::Verify(None),
             Question::Verify(Some(id)),
+            Question::Replaced("a/b".parse().unwrap()),
+            Question::Recent(3_600_000),
         ];
         let mut health = NodeHealth::idle("a".parse().unwrap());
         health.scrub.progress = 0.5;
@@ -142,8 +210,23 @@ mod tests {
             Answer::Refused("no".to_owned()),
             Answer::Verified(vec![Copied { held: true, verified_at: Some(UnixMillis(3)) }]),
             Answer::Page(Page { chunks: vec![checked], last: true, total: 1 }),
+            Answer::Replaced(vec![replaced(None)]),
+            Answer::Recent(Recent {
+                samples: vec![Sample { at: UnixMillis(9), queue: 3, ..Sample::default() }],
+                events: vec![Told { at: UnixMillis(9), number: 1, event: "{}".to_owned() }],
+            }),
         ];
         (questions, answers)
+    }
+
+    fn replaced(content_type: Option<String>) -> Replaced {
+        let root = ChunkId::of(Codec::Raw, b"a");
+        Replaced {
+            dot: "a.0123456789abcdef.7".parse().unwrap(),
+            content: Content { root, size: u64::MAX, chunks: 1, content_type },
+            created_at: UnixMillis(u64::MAX),
+            gone_at: UnixMillis(u64::MAX),
+        }
     }
 
     fn encoded<T: Encode<()>>(messages: &[T]) -> Vec<Vec<u8>> {
@@ -198,5 +281,20 @@ mod tests {
         let checked = Checked { id, bytes: u64::MAX, state: CopyState::Unreadable };
         let page = Answer::Page(Page { chunks: vec![checked; MAX_CHUNKS], last: false, total: u64::MAX });
         assert!(minicbor::to_vec(&page).unwrap().len() < 1 << 20);
+        let longest = replaced(Some("a".repeat(crate::version::MAX_CONTENT_TYPE_BYTES)));
+        let answer = Answer::Replaced(vec![longest; MAX_REPLACED]);
+        assert!(minicbor::to_vec(&answer).unwrap().len() < 1 << 20);
+        let wide = u64::MAX;
+        let sample = Sample {
+            at: UnixMillis(wide),
+            received: wide,
+            sent: wide,
+            queue: wide,
+            under_replicated: wide,
+            moving: wide,
+        };
+        let told = Told { at: UnixMillis(wide), number: wide, event: "e".repeat(MAX_EVENT_BYTES / 500) };
+        let recent = Recent { samples: vec![sample; crate::recent::MOST_SAMPLES], events: vec![told; 500] };
+        assert!(minicbor::to_vec(Answer::Recent(recent)).unwrap().len() < 1 << 20);
     }
 }

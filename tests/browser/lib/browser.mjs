@@ -26,6 +26,7 @@ export const ALLOW = {
 	/** Something else is there. */
 	changed: /status of 412 /,
 	refused: /status of 409 /,
+	full: /status of 507 /,
 	unavailable: /status of 503 /
 };
 

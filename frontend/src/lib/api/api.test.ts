@@ -22,6 +22,8 @@ describe('the shapes are those of docs/API.md', () => {
 		['PUT /v1/files/{name}', shapes.Receipt],
 		['GET /v1/files\n', shapes.Listing],
 		['GET /v1/stat/{name}', shapes.Stat],
+		['GET /v1/earlier/{name}', shapes.Earlier],
+		['GET /v1/recent', shapes.Recent],
 		['POST /v1/links', shapes.Link],
 		['GET /v1/cluster', shapes.Cluster],
 		['GET /v1/ring', shapes.Ring],

@@ -1,23 +1,23 @@
 /** Every call of the HTTP API that this app makes, by name. */
-import { ApiError, currentToken, json, ownBytes, readOwn, request } from './http';
+import { encodeName } from '$lib/format/names';
+import { ApiError, currentToken, json, request } from './http';
 import {
 	Accepted,
 	Cluster,
+	Earlier,
 	Health,
 	Link,
 	Listing,
 	Located,
 	NodeStatus,
 	Receipt,
+	Recent,
 	Ring,
 	Stat,
 	type Durability
 } from './shapes';
 
-/** A name as it stands in a path: each segment encoded, slashes kept. */
-export function encodeName(name: string): string {
-	return name.split('/').map(encodeURIComponent).join('/');
-}
+export { encodeName };
 
 const query = (parameters: Record<string, string | number | boolean | null | undefined>): string => {
 	const set = Object.entries(parameters).filter(([, v]) => v !== null && v !== undefined && v !== false);
@@ -53,6 +53,14 @@ export const list = (
 
 export const stat = (name: string, signal?: AbortSignal): Promise<Stat> =>
 	json(Stat, `/v1/stat/${encodeName(name)}`, { signal });
+
+/** Versions that were replaced or deleted, as far as members remember them. */
+export const earlier = (name: string, signal?: AbortSignal): Promise<Earlier> =>
+	json(Earlier, `/v1/earlier/${encodeName(name)}`, { signal });
+
+/** What all members measured and saw happen in the last `secs` seconds. */
+export const recent = (secs: number, signal?: AbortSignal): Promise<Recent> =>
+	json(Recent, `/v1/recent${query({ all: true, secs })}`, { signal });
 
 export const locate = (name: string, ifDown?: string, signal?: AbortSignal): Promise<Located | null> =>
 	ifKnown(json(Located, `/v1/locate/${encodeName(name)}${query({ if_down: ifDown })}`, { signal }));
@@ -189,12 +197,10 @@ export async function tokenWorks(): Promise<boolean> {
 export async function counters(
 	names: string[],
 	signal?: AbortSignal
-): Promise<{ counters: Record<string, number>; date: number | null; own: number }> {
-	// What this answer itself weighs is counted by the next.
-	const own = ownBytes();
+): Promise<{ counters: Record<string, number>; date: number | null }> {
 	const response = await request('/metrics', { signal });
 	const date = Date.parse(response.headers.get('Date') ?? '');
-	return { counters: readCounters(await readOwn(response), names), date: Number.isFinite(date) ? date : null, own };
+	return { counters: readCounters(await response.text(), names), date: Number.isFinite(date) ? date : null };
 }
 
 /** Reads Prometheus text; exported for its test. */

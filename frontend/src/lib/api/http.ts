@@ -34,20 +34,6 @@ const WRITE_DEADLINE_MS = 120_000;
 let token: string | null = null;
 let onUnauthorized: () => void = () => {};
 
-/** Bytes of answers that this page asked for on its own account, not for a person. */
-let own = 0;
-
-export function ownBytes(): number {
-	return own;
-}
-
-/** Reads a small answer and counts it as the page's own. */
-export async function readOwn(response: Response): Promise<string> {
-	const text = await response.text();
-	own += text.length;
-	return text;
-}
-
 /** Sets the token that every request carries, or none. */
 export function setToken(value: string | null): void {
 	token = value;
@@ -127,7 +113,7 @@ export async function json<T>(shape: Shape<T>, path: string, options?: RequestOp
 	const response = await request(path, options);
 	let value: unknown;
 	try {
-		value = JSON.parse(await readOwn(response));
+		value = await response.json();
 	} catch {
 		throw new Unreachable('the answer broke off');
 	}

@@ -1,5 +1,5 @@
 /** The JSON of the HTTP API, as docs/API.md describes it. */
-import { flag, list, maybe, number, object, oneOf, text, type Infer } from './shape';
+import { flag, list, maybe, number, object, oneOf, text, type Infer, type Shape } from './shape';
 
 export const Durability = oneOf('fast', 'quorum', 'all');
 export type Durability = Infer<typeof Durability>;
@@ -63,6 +63,21 @@ export const Stat = object({
 	consistency: oneOf('majority', 'local')
 });
 export type Stat = Infer<typeof Stat>;
+
+export const EarlierVersion = object({
+	version: text,
+	cid: text,
+	size: number,
+	chunks: number,
+	content_type: maybe(text),
+	created_at: text,
+	gone_at: text,
+	held: flag
+});
+export type EarlierVersion = Infer<typeof EarlierVersion>;
+
+export const Earlier = object({ name: text, versions: list(EarlierVersion) });
+export type Earlier = Infer<typeof Earlier>;
 
 export const Member = object({
 	id: text,
@@ -223,3 +238,24 @@ export type EventKind = keyof typeof EVENTS;
 export type ClusterEvent = {
 	[K in EventKind]: Omit<Infer<(typeof EVENTS)[K]>, 'type'> & { type: K };
 }[EventKind];
+
+const Sample = object({ at: text, received: number, sent: number, queue: number, under_replicated: number, moving: number });
+
+/** An event of which the kind is looked at where it is read: one that is not known is left out. */
+const Happened: Shape<ClusterEvent | null> = {
+	check(value, at, strict) {
+		const type = object({ type: text }).check(value, at, false).type;
+		if (!Object.hasOwn(EVENTS, type)) return null;
+		return EVENTS[type as EventKind].check(value, at, strict) as ClusterEvent;
+	}
+};
+
+export const Recent = object({
+	node: text,
+	interval_secs: number,
+	samples: list(Sample),
+	cluster: maybe(list(Sample)),
+	events: list(object({ node: text, at: text, number: number, event: Happened })),
+	silent: list(text)
+});
+export type Recent = Infer<typeof Recent>;

@@ -4,6 +4,12 @@ import * as names from './names';
 import { kindOf, typeOf } from './kind';
 
 describe('bytes', () => {
+	it('are shown in units also where a node counts them one by one', () => {
+		expect(f.inUnits('7 chunks (21594304 bytes) are on the way')).toBe('7 chunks (20.6 MiB) are on the way');
+		expect(f.inUnits('1000 bytes and 2 chunks', 'decimal')).toBe('1 kB and 2 chunks');
+		expect(f.inUnits('node-4 is dead')).toBe('node-4 is dead');
+	});
+
 	it('have three significant digits and the unit that was asked for', () => {
 		const cases: [number, string, string][] = [
 			[0, '0 B', '0 B'],

@@ -24,6 +24,11 @@ function significant(value: number): string {
 	return String(Number(value.toFixed(digits)));
 }
 
+/** A sentence of a node with its bytes as people read them: a node counts them one by one. */
+export function inUnits(sentence: string, units: Units = 'binary'): string {
+	return sentence.replace(/\b(\d+) bytes\b/g, (_, number: string) => bytes(Number(number), units));
+}
+
 /** Bytes a second. */
 export function rate(bytesPerSecond: number, units: Units = 'binary'): string {
 	return `${bytes(bytesPerSecond, units)}/s`;

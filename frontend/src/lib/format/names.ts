@@ -1,5 +1,10 @@
 /** File names: folders are only what their slashes say. */
 
+/** A name as it stands in a path: each segment encoded, slashes kept. */
+export function encodeName(name: string): string {
+	return name.split('/').map(encodeURIComponent).join('/');
+}
+
 /** The last segment; of a folder prefix, its last segment with the slash. */
 export function base(name: string): string {
 	const at = name.replace(/\/$/, '').lastIndexOf('/');
@@ -46,6 +51,12 @@ export function beside(name: string, attempt: number): string {
 	const dot = last.lastIndexOf('.');
 	return dot > 0 ? `${dir}${last.slice(0, dot)} (${attempt})${last.slice(dot)}` : `${dir}${last} (${attempt})`;
 }
+
+/** The node that a version was written through: its token ends in a generation and a number. */
+export const nodeOf = (version: string): string => version.split('.').slice(0, -2).join('.');
+
+/** Where a folder is shown. */
+export const folderHref = (prefix: string): string => `/files/${encodeName(prefix.replace(/\/$/, ''))}`;
 
 /** What a shell takes as one word. */
 export function shellWord(text: string): string {

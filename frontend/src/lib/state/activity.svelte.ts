@@ -1,6 +1,12 @@
-/** What happened lately, and what was measured in the last hour: kept for this tab alone. */
-import type { ClusterEvent } from '$lib/api';
+/**
+ * What happened lately, and what was measured in the last hour.
+ *
+ * The members remember both. The page begins with what they tell and goes on with what it sees itself: the events
+ * of its own node as they happen, those of the others when it asks again. What it alone knows is the connection.
+ */
+import type { ClusterEvent, Recent } from '$lib/api';
 import { bytes, plural } from '$lib/format/format';
+import { nodeOf } from '$lib/format/names';
 import type { Sample } from '$lib/ring/chart';
 import { load, save } from './stored';
 
@@ -13,6 +19,12 @@ export interface Entry {
 	topic: Topic;
 	tone: Tone;
 	text: string;
+	/** What makes it the same as another, where it is not its text. */
+	what?: string;
+	/** One of many of its kind, each of which means little. */
+	fine?: boolean;
+	/** The member that tells it, where it is not the one that serves this page. */
+	by?: string;
 	/** What it is about, for a link. */
 	node?: string;
 	name?: string;
@@ -29,12 +41,18 @@ export interface Measured {
 
 const MOST_ENTRIES = 2_000;
 const KEEP_MS = 3_600_000;
-const SAVE_ENTRIES = 400;
+const SAVE_ENTRIES = 100;
+/** Clocks differ, and an event takes its time: so far apart two that say the same are one. */
+const SAME_MS = 5_000;
+const SAME_ELSEWHERE_MS = 30_000;
+/** What every member sees for itself. */
+const SHARED = new Set<ClusterEvent['type']>(['written', 'member', 'roster', 'health', 'conflict', 'leaving']);
 /** Frames of a graph, in milliseconds. */
 const SPANS = [120_000, 300_000, 600_000, 1_800_000];
 
-/** An event in plain words. */
-export function describe(event: ClusterEvent): Omit<Entry, 'id' | 'at'> | null {
+/** An event in plain words; `by`: the member that tells it, where it is not the one that serves this page. */
+export function describe(event: ClusterEvent, by?: string): Omit<Entry, 'id' | 'at'> | null {
+	const here = by ? `on ${by}` : 'here';
 	switch (event.type) {
 		case 'member': {
 			const said = {
@@ -56,12 +74,16 @@ export function describe(event: ClusterEvent): Omit<Entry, 'id' | 'at'> | null {
 			};
 		case 'ready':
 			return event.ready
-				? { topic: 'membership', tone: 'good', text: 'This node is ready' }
-				: { topic: 'membership', tone: 'warn', text: 'This node is not ready any more' };
+				? { topic: 'membership', tone: 'good', text: `${by ?? 'This node'} is ready` }
+				: { topic: 'membership', tone: 'warn', text: `${by ?? 'This node'} is not ready any more` };
 		case 'written':
-			return event.deleted
-				? { topic: 'writes', tone: 'plain', text: `Deleted ${event.name}` }
-				: { topic: 'writes', tone: 'plain', text: `Stored ${event.name}`, name: event.name };
+			return {
+				topic: 'writes',
+				tone: 'plain',
+				text: `${event.deleted ? 'Deleted' : 'Stored'} ${event.name} through ${nodeOf(event.version)}`,
+				what: event.version,
+				...(event.deleted ? {} : { name: event.name })
+			};
 		case 'delivered':
 			return {
 				topic: 'repair',
@@ -91,19 +113,20 @@ export function describe(event: ClusterEvent): Omit<Entry, 'id' | 'at'> | null {
 				topic: 'repair',
 				tone: 'plain',
 				text: `A chunk of ${bytes(event.bytes)} went from ${event.from} to ${event.to}`,
+				fine: true,
 				node: event.to
 			};
 		case 'released':
 			return {
 				topic: 'repair',
 				tone: 'plain',
-				text: `Removed ${plural(event.chunks, 'surplus copy', 'surplus copies')} here: the owners have theirs`
+				text: `Removed ${plural(event.chunks, 'surplus copy', 'surplus copies')} ${here}: the owners have theirs`
 			};
 		case 'collected':
 			return {
 				topic: 'repair',
 				tone: 'plain',
-				text: `Collected ${plural(event.chunks, 'chunk')} (${bytes(event.bytes)}) of deleted files here`
+				text: `Collected ${plural(event.chunks, 'chunk')} (${bytes(event.bytes)}) of deleted files ${here}`
 			};
 		case 'leaving':
 			return {
@@ -113,15 +136,15 @@ export function describe(event: ClusterEvent): Omit<Entry, 'id' | 'at'> | null {
 				node: event.node
 			};
 		case 'quarantined':
-			return { topic: 'scrub', tone: 'bad', text: `A chunk failed its hash and was set aside: ${event.cid}` };
+			return { topic: 'scrub', tone: 'bad', text: `A chunk failed its hash ${here} and was set aside: ${event.cid}` };
 		case 'scrubbed':
 			return event.bad > 0
 				? {
 						topic: 'scrub',
 						tone: 'bad',
-						text: `Scrub ended: ${event.bad} of ${plural(event.checked, 'chunk')} failed`
+						text: `Scrub ended ${here}: ${event.bad} of ${plural(event.checked, 'chunk')} failed`
 					}
-				: { topic: 'scrub', tone: 'good', text: `Scrub ended: ${plural(event.checked, 'chunk')} intact` };
+				: { topic: 'scrub', tone: 'good', text: `Scrub ended ${here}: ${plural(event.checked, 'chunk')} intact` };
 		case 'conflict':
 			return { topic: 'conflicts', tone: 'warn', text: `${event.name} has concurrent versions`, name: event.name };
 		case 'health': {
@@ -143,12 +166,20 @@ export function describe(event: ClusterEvent): Omit<Entry, 'id' | 'at'> | null {
 	}
 }
 
-class Activity {
+/** The start of the slot that a member's sample adds to. */
+const slot = (at: number, seconds: number) => Math.floor(at / (seconds * 1000)) * seconds * 1000;
+
+export class Activity {
 	entries = $state.raw<Entry[]>(load('session', 'entries', (v) => (Array.isArray(v) ? (v as Entry[]) : null)) ?? []);
-	samples = $state.raw<Measured[]>(
-		load('session', 'samples', (v) => (Array.isArray(v) ? (v as Measured[]) : null)) ?? []
-	);
-	#next = (this.entries.at(-1)?.id ?? 0) + 1;
+	samples = $state.raw<Measured[]>([]);
+	/** Members whose past is missing, for they did not answer. */
+	silent = $state.raw<string[]>([]);
+	#next = this.entries.reduce((most, entry) => Math.max(most, entry.id), 0) + 1;
+	/** When this page began to see for itself. */
+	#began = Infinity;
+	#known = new Set<string>();
+	/** What came as an event of its own, also where it was cleared since. */
+	#heard: Pick<Entry, 'text' | 'what' | 'at'>[] = [];
 	#pending: Entry[] = [];
 	#flushing = false;
 
@@ -158,39 +189,105 @@ class Activity {
 	}
 
 	note(entry: Omit<Entry, 'id' | 'at'>): void {
-		this.#pending.push({ ...entry, id: this.#next++, at: Date.now() });
+		const at = Date.now();
+		this.#pending.push({ ...entry, id: this.#next++, at });
+		this.#heard.push({ ...entry, at });
+		if (this.#heard.length > 2 * MOST_ENTRIES) this.#heard.splice(0, MOST_ENTRIES);
 		if (this.#flushing) return;
 		// A storm of events is shown in one go.
 		this.#flushing = true;
 		setTimeout(() => {
 			this.#flushing = false;
-			this.entries = [...this.entries, ...this.#pending].slice(-MOST_ENTRIES);
+			this.#show(this.#pending);
 			this.#pending = [];
 		}, 50);
 	}
 
+	/**
+	 * Takes what the members remember, and answers what of it other members have told for the first time.
+	 * `ahead`: milliseconds by which the node's clock is before this one's.
+	 */
+	remember(past: Recent, ahead = 0): Recent['events'] {
+		this.silent = past.silent;
+		this.#measured(past, ahead);
+		const found: Entry[] = [];
+		const others: Recent['events'] = [];
+		for (const { node, at: told, number, event } of past.events) {
+			const key = `${node}/${told}/${number}`;
+			if (event === null || this.#known.has(key)) continue;
+			this.#known.add(key);
+			const at = Date.parse(told) - ahead;
+			const own = node === past.node;
+			if (!own) others.push({ node, at: told, number, event });
+			const shared = SHARED.has(event.type);
+			const described = describe(event, own || shared ? undefined : node);
+			if (!described) continue;
+			const same = (entry: Pick<Entry, 'text' | 'what' | 'at'>) =>
+				described.what !== undefined
+					? entry.what === described.what
+					: entry.text === described.text && Math.abs(entry.at - at) < (own ? SAME_MS : SAME_ELSEWHERE_MS);
+			// It came as an event already; or another member has told what all see.
+			if ((own || shared) && this.#heard.some(same)) continue;
+			if (shared && (found.some(same) || this.entries.some(same))) continue;
+			found.push({ ...described, id: this.#next++, at, ...(own || shared ? {} : { by: node }) });
+		}
+		if (found.length) this.#show(found);
+		return others;
+	}
+
+	#measured(past: Recent, ahead: number): void {
+		const sums = new Map((past.cluster ?? []).map((s) => [Date.parse(s.at), s]));
+		// In the last slot not everybody has measured yet.
+		const whole = Date.now() + ahead - 2_000 * past.interval_secs;
+		const first = Math.min(this.#began, ...this.samples.slice(0, 1).map((s) => s.at));
+		const told = new Map<number, Measured>();
+		const before = past.samples
+			.map((own) => {
+				const sum = Date.parse(own.at) < whole ? sums.get(slot(Date.parse(own.at), past.interval_secs)) : undefined;
+				const measured: Measured = {
+					at: Date.parse(own.at) - ahead,
+					received: own.received,
+					sent: own.sent,
+					queue: sum?.queue ?? null,
+					under: sum?.under_replicated ?? null,
+					moving: sum?.moving ?? null
+				};
+				if (sum) told.set(measured.at, measured);
+				return measured;
+			})
+			.filter((s) => s.at < first);
+		// By now the others have measured what was missing the last time.
+		const late = (s: Measured) => s.queue === null && told.has(s.at);
+		if (before.length || this.samples.some(late)) this.samples = [...before, ...this.samples.map((s) => (late(s) ? (told.get(s.at) ?? s) : s))];
+	}
+
+	#show(entries: Entry[]): void {
+		this.entries = [...this.entries, ...entries].sort((a, b) => a.at - b.at || a.id - b.id).slice(-MOST_ENTRIES);
+	}
+
 	measure(sample: Measured): void {
+		this.#began = Math.min(this.#began, sample.at);
 		this.samples = [...this.samples.filter((s) => sample.at - s.at < KEEP_MS), sample];
 	}
 
-	/** The least frame that all that was measured fits into: a tab that was just opened has no hour to show. */
+	/** The least frame that all that was measured fits into: a node that has just begun has no hour to show. */
 	span(now: number): number {
 		const age = now - (this.samples[0]?.at ?? now);
 		return SPANS.find((span) => age <= span) ?? KEEP_MS;
 	}
 
 	series(key: Exclude<keyof Measured, 'at'>): Sample[] {
-		return this.samples.map((s) => ({ at: s.at, value: s[key] }));
+		return this.samples.flatMap((s) => (s[key] === null ? [] : { at: s.at, value: s[key] }));
 	}
 
 	clear(): void {
 		this.entries = [];
 	}
 
-	/** Keeps it over a reload. */
+	/** Keeps over a reload what no node can tell: how the connection to it was. */
 	save(): void {
-		save('session', 'entries', this.entries.slice(-SAVE_ENTRIES));
-		save('session', 'samples', this.samples);
+		const own = this.entries.filter((e) => e.topic === 'connection' && Date.now() - e.at < KEEP_MS);
+		save('session', 'entries', own.slice(-SAVE_ENTRIES));
 	}
 }
 

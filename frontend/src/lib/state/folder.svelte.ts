@@ -63,6 +63,13 @@ export class Folder {
 		}
 	}
 
+	/** Shows nothing of what was read before, and reads it anew. */
+	reload(): void {
+		this.files = [];
+		this.prefixes = [];
+		void this.load();
+	}
+
 	/** Reads the folder anew. What is shown stays until there is something else to show. */
 	async load(): Promise<void> {
 		this.#abort?.abort();

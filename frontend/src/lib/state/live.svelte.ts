@@ -21,6 +21,10 @@ export interface Movement {
 
 const POLL_MS = 3_000;
 const LEAST_MS = 500;
+/** How often the other members are asked what happened to them, and how far back. */
+const PAST_MS = 10_000;
+const PAST_SECS = 60;
+const HOUR_SECS = 3_600;
 const HIDDEN_MS = 60_000;
 const RETRY_FIRST_MS = 500;
 const RETRY_MOST_MS = 5_000;
@@ -59,6 +63,9 @@ class Live {
 	#refreshing: Promise<void> | null = null;
 	#again = false;
 	#movement = 1;
+	#pastAt = 0;
+	/** Whether the hour before was told since the connection began. */
+	#told = false;
 	#digest = '';
 
 	/** Follows the cluster until the returned function is called. */
@@ -128,6 +135,8 @@ class Live {
 						}
 						this.link = 'live';
 						this.lostAt = null;
+						this.#told = false;
+						void this.#past();
 						void this.refresh();
 						void this.#poll();
 						// A rate is there with the second measurement.
@@ -158,10 +167,15 @@ class Live {
 			const members = this.cluster.members.map((m) => (m.id === event.node ? { ...m, status: event.status } : m));
 			this.cluster = { ...this.cluster, members };
 		}
-		if (event.type === 'moved') this.#move(event.from, event.to);
-		if (event.type === 'delivered' && this.me) this.#move(this.me, event.node);
+		this.#fly(this.me, event);
 		if (event.type !== 'written' && event.type !== 'moved') void this.refresh();
 		for (const listener of this.#listeners) listener(event);
+	}
+
+	/** Shows a chunk on its way, if that is what the event of `node` tells. */
+	#fly(node: string | null, event: ClusterEvent | null): void {
+		if (event?.type === 'moved') this.#move(event.from, event.to);
+		if (event?.type === 'delivered' && node) this.#move(node, event.node);
 	}
 
 	#move(from: string, to: string): void {
@@ -208,19 +222,36 @@ class Live {
 		}
 	}
 
-	async #poll(): Promise<void> {
+	/** What the members remember: an hour of it at first, and then what is new. */
+	async #past(): Promise<void> {
+		this.#pastAt = Date.now();
 		try {
-			const names = ['kepler_http_received_bytes_total', 'kepler_http_sent_bytes_total'];
+			const past = await api.recent(this.#told ? PAST_SECS : HOUR_SECS);
+			// To within a second; less is no difference.
+			const ahead = Math.abs(this.offset ?? 0) > 2 ? (this.offset ?? 0) * 1000 : 0;
+			const told = this.#told;
+			for (const event of activity.remember(past, ahead)) if (told) this.#fly(event.node, event.event);
+			this.#told = true;
+		} catch {
+			// The stream of events notices a lost node and says so.
+		}
+	}
+
+	async #poll(): Promise<void> {
+		// What others send each other is told by them alone.
+		const every = (this.health?.moving ?? 0) + (this.health?.queue_depth ?? 0) > 0 ? POLL_MS - LEAST_MS : PAST_MS;
+		if (Date.now() - this.#pastAt >= every) void this.#past();
+		try {
+			const names = ['kepler_http_received_bytes_total', 'kepler_http_sent_content_bytes_total'];
 			const refreshed = this.refresh();
-			const { counters, date, own } = await api.counters(names);
+			const { counters, date } = await api.counters(names);
 			// Of the counters alone: what else is read may take longer.
 			const at = Date.now();
 			await refreshed;
 			// The header has whole seconds, cut off: half of one is added.
 			if (date !== null) this.offset = (date + 500 - at) / 1000;
 			const received = counters[names[0] ?? ''] ?? 0;
-			// This page asks every few seconds how things are: that is no throughput.
-			const sent = (counters[names[1] ?? ''] ?? 0) - own;
+			const sent = counters[names[1] ?? ''] ?? 0;
 			const before = this.#counters;
 			// Polls that lie so close together give no rate, but nonsense.
 			if (before && at - before.at < LEAST_MS) return;

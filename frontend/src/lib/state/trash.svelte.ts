@@ -27,6 +27,23 @@ const GRACE_MS = 3_600_000;
 /** So many files can be brought back at most. */
 export const MOST_KEPT = 200;
 
+/** What was to come back has no chunks any more. */
+class Collected extends Error {}
+
+/** Writes what a version had anew, over the version `over` and no other, or else where there is no file. */
+export async function bringBack({ name, cid, contentType }: Omit<Earlier, 'size'>, over?: string): Promise<void> {
+	try {
+		await api.copy({ cid, ...(contentType ? { content_type: contentType } : {}) }, name, settings.durability, over);
+	} catch (error) {
+		if (!(error instanceof ApiError)) throw error;
+		if (error.status === 412) {
+			throw new Error(over ? 'it was written or deleted since' : 'there is a new file of that name already', { cause: error });
+		}
+		if (error.status === 404) throw new Collected('its chunks have been collected: it is gone for good', { cause: error });
+		throw error;
+	}
+}
+
 class Trash {
 	items = $state.raw<Gone[]>(load('session', 'trash', (v) => (Array.isArray(v) ? (v as Gone[]) : null)) ?? []);
 
@@ -41,25 +58,11 @@ class Trash {
 		return this.#add(file, by);
 	}
 
-	/** Whether what a file was can come back over its present version. */
-	before(name: string, version: string): Gone | null {
-		return this.items.find((item) => item.name === name && item.by === version) ?? null;
-	}
-
 	async restore(item: Gone): Promise<void> {
-		const source = { cid: item.cid, ...(item.contentType ? { content_type: item.contentType } : {}) };
 		try {
-			await api.copy(source, item.name, settings.durability, item.by);
+			await bringBack(item, item.by);
 		} catch (error) {
-			if (!(error instanceof ApiError)) throw error;
-			if (error.status === 412) {
-				const why = item.by ? 'it was written or deleted since' : 'there is a new file of that name already';
-				throw new Error(why, { cause: error });
-			}
-			if (error.status === 404) {
-				this.#keep(this.items.filter((other) => other !== item));
-				throw new Error('its chunks have been collected: it is gone for good', { cause: error });
-			}
+			if (error instanceof Collected) this.#keep(this.items.filter((other) => other !== item));
 			throw error;
 		}
 		this.#keep(this.items.filter((other) => other !== item));

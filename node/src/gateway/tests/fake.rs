@@ -239,6 +239,27 @@ impl Files for Fake {
         })
     }
 
+    async fn earlier(&self, name: &Name) -> Result<api::Earlier, ReadError> {
+        if let Some(error) = self.fail_read.lock().unwrap().take() {
+            return Err(error);
+        }
+        Ok(api::Earlier { name: name.clone(), versions: vec![] })
+    }
+
+    async fn recent(&self, all: bool, past: std::time::Duration) -> api::Recent {
+        let node = "node-a".parse().unwrap();
+        // What was asked for can be told from the answer.
+        let cluster = all.then(Vec::new);
+        api::Recent {
+            node,
+            interval_secs: past.as_secs(),
+            samples: vec![],
+            cluster,
+            events: vec![],
+            silent: vec![],
+        }
+    }
+
     async fn list(&self, query: ListQuery) -> Result<api::Listing, ReadError> {
         let files = self.files.lock().unwrap();
         let mut matching = files.values().filter(|(v, _)| {

@@ -122,3 +122,31 @@ async fn a_verification_is_lines_of_json_and_no_foreign_page_can_start_one() {
     assert!(matches!(&lines[1], api::VerifyLine::Total(total) if total.ok), "{text}");
     assert_eq!(*gateway.files.verbs.lock().unwrap(), ["verify true"]);
 }
+
+#[tokio::test]
+async fn the_past_is_told_of_this_node_or_of_all_and_of_an_hour_at_most() {
+    let gateway = gateway().await;
+    let here = gateway.get("/v1/recent").await.json();
+    assert_eq!((&here["node"], &here["interval_secs"]), (&"node-a".into(), &3600.into()));
+    assert!(here.get("cluster").is_none());
+    let everywhere = gateway.get("/v1/recent?all=1&secs=30").await.json();
+    assert_eq!(everywhere["interval_secs"], 30);
+    assert!(everywhere["cluster"].is_array());
+    for bad in ["secs=0", "secs=3601", "secs=x", "all=2", "since=1"] {
+        let path = format!("/v1/recent?{bad}");
+        assert_eq!(gateway.get(&path).await.status, 400, "{bad}");
+    }
+    assert_eq!(gateway.get("/v1/earlier/a/b").await.json()["name"], "a/b");
+    assert_eq!(gateway.get("/v1/earlier/a/").await.status, 400);
+}
+
+#[tokio::test]
+async fn what_is_sent_of_files_is_counted_apart_from_how_things_are() {
+    let gateway = gateway().await;
+    gateway.put("/v1/files/f", "0123456789").await;
+    gateway.get("/v1/files/f").await;
+    gateway.get("/v1/status").await;
+    let http = &gateway.metrics.http;
+    assert_eq!(http.content_out.get(), 10);
+    assert!(http.bytes_out.get() > 100);
+}
