@@ -53,7 +53,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::warn;
 
 pub use catalog::{Listed, Page};
-pub use chunks::{Held, Incoming};
+pub use chunks::{Held, Incoming, Looked, Unreadable};
 pub use error::{DatabaseError, OpenError, ReadError, WriteError};
 pub use peers::PeerRow;
 pub use queue::{DueRow, Owed, QueueRow, QueueState};

@@ -27,7 +27,7 @@ use crate::replication::healer;
 use crate::service::cluster::ClusterService;
 use crate::service::operations::Operator;
 use crate::service::unix_millis;
-use crate::store::{self, Resident, Store};
+use crate::store::{self, Resident, Store, Unreadable};
 use crate::swarm::{self, Inbound, Refusal};
 use crate::tasks::Tasks;
 use crate::telemetry::{CipherLabels, Metrics};
@@ -116,7 +116,7 @@ impl Doors {
     /// A node that leaves takes nothing that it would take along: a copy that comes between its last look and
     /// its end would count for a client and be gone.
     fn stays(&self) -> Result<(), Refusal> {
-        if self.healer.is_leaving() { Err(Refusal::Leaving) } else { Ok(()) }
+        if self.healer.takes_copies() { Ok(()) } else { Err(Refusal::Leaving) }
     }
 }
 
@@ -136,12 +136,14 @@ impl swarm::ChunkStore for Doors {
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
                 self.metrics.disk.quarantined.inc();
-                // The peer sends a good copy in its place.
-                self.store.quarantine(id).await.map_err(|e| refuse(&e))?;
+                // The peer sends a good copy in its place; if it does not, this node fetches one.
+                self.store.quarantine(id, Unreadable::Stays).await.map_err(|e| refuse(&e))?;
+                self.healer.report_lost(id);
                 Ok(false)
             }
             Err(error) => {
                 warn!(chunk = %id, error = %Chain(&error), "could not read a chunk that a peer offers");
+                self.healer.report_unreadable(id);
                 Err(Refusal::Failed)
             }
         }
@@ -161,12 +163,13 @@ impl swarm::ChunkStore for Doors {
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
                 self.metrics.disk.quarantined.inc();
-                self.store.quarantine(id).await.map_err(|e| refuse(&e))?;
+                self.store.quarantine(id, Unreadable::Stays).await.map_err(|e| refuse(&e))?;
                 self.healer.report_lost(id);
                 Err(Refusal::Corrupt)
             }
             Err(error) => {
                 warn!(chunk = %id, error = %Chain(&error), "could not read a chunk for a peer");
+                self.healer.report_unreadable(id);
                 Err(Refusal::Failed)
             }
         }

@@ -64,7 +64,7 @@ impl From<LeaveError> for OperatorError {
         match error {
             LeaveError::NotReady(why) => Self::NotReady(why),
             LeaveError::Stopping => Self::Stopping,
-            alone @ LeaveError::Alone => Self::Conflict(alone.to_string()),
+            no @ (LeaveError::Alone | LeaveError::NotLeaving) => Self::Conflict(no.to_string()),
         }
     }
 }
@@ -160,6 +160,15 @@ impl Operator {
     /// See [`OperatorError`].
     pub async fn leave(&self) -> Result<api::Accepted, OperatorError> {
         self.parts.healing.leave().await?;
+        Ok(accepted(self.parts.me))
+    }
+
+    /// Has this node stay after all.
+    ///
+    /// # Errors
+    /// See [`OperatorError`].
+    pub async fn stay(&self) -> Result<api::Accepted, OperatorError> {
+        self.parts.healing.stay().await?;
         Ok(accepted(self.parts.me))
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kepler_protocol::catalog;
 use kepler_protocol::catalog::storage::StorageError;
 use kepler_protocol::replica::{self, Replica};
+use kepler_protocol::replicator::departure::Departure;
 use kepler_protocol::ring::Ring;
 use kepler_protocol::roster::council::{self, Founding};
 use kepler_protocol::roster::{ClusterId, DatabaseId};
@@ -106,7 +107,7 @@ impl Node {
             setup: *setup,
             healing: Healing::open(setup, seat.id, room, database, clocks.wall.0),
             delivery: Delivery::new(clocks.now, &room.queue),
-            leave_at: None,
+            departure: Departure::new(setup.repair_delay, setup.heal),
             has_left: false,
             reads: Reads::default(),
             key,
@@ -124,7 +125,7 @@ impl Node {
             seat,
         };
         if room.leaving {
-            node.begin_to_leave(clocks.now);
+            node.begin_to_leave();
         }
         let opened = (|| {
             node.settle(room, clocks)?;
