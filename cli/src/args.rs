@@ -355,14 +355,19 @@ pub enum Cluster {
     ///
     /// The node that is asked (--node or KEPLER_URL) leaves. Until every chunk it holds has all its copies on
     /// others, it serves on; then it stops. Nothing has a copy fewer because of it. Interrupted, this
-    /// program no longer watches, and the node goes on. A node that leaves cannot be called back.
+    /// program no longer watches, and the node goes on. Until it has left, --cancel has it stay. Somebody stays:
+    /// of members that are all told to leave one does.
     #[command(after_help = "Examples:
   kepler --node http://10.0.0.4:3000 cluster leave
+  kepler --node http://10.0.0.4:3000 cluster leave --cancel
   kepler cluster leave --no-wait && kepler events --type leaving")]
     Leave {
         /// Do not wait until it has left.
         #[arg(long)]
         no_wait: bool,
+        /// Have a node stay that is leaving.
+        #[arg(long, conflicts_with = "no_wait")]
+        cancel: bool,
     },
     /// Take a member that will not return from the roster, without waiting for FORGET_AFTER_SECS.
     ///

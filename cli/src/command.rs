@@ -58,7 +58,10 @@ pub async fn run(args: Args, output: &Output) -> Result<()> {
         Command::Cluster(args::Cluster::Status) => cluster::status(&client, output).await,
         Command::Cluster(args::Cluster::Members) => cluster::members(&client, output).await,
         Command::Cluster(args::Cluster::Ring) => cluster::ring(&client, output).await,
-        Command::Cluster(args::Cluster::Leave { no_wait }) => operate::leave(&client, output, !no_wait).await,
+        Command::Cluster(args::Cluster::Leave { cancel: true, .. }) => operate::stay(&client, output).await,
+        Command::Cluster(args::Cluster::Leave { no_wait, .. }) => {
+            operate::leave(&client, output, !no_wait).await
+        }
         Command::Cluster(args::Cluster::Forget { nodes, lost }) => {
             operate::forget(&client, output, &nodes, lost).await
         }

@@ -112,6 +112,7 @@ enum Command {
     Metadata(Box<kepler_protocol::view::Metadata>),
     Keys(kepler_protocol::wire::seal::KeyRing),
     Leave,
+    Stay,
     Forget(NodeId, oneshot::Sender<bool>),
     Goodbye(State, oneshot::Sender<()>),
     PushPull(Vec<u8>, oneshot::Sender<Option<Vec<u8>>>),
@@ -192,6 +193,11 @@ impl Handle {
     /// Begins to leave: this node is `leaving` and owns nothing.
     pub async fn leave(&self) -> Result<(), Stopped> {
         self.command(Command::Leave).await
+    }
+
+    /// Calls that off: this node owns its share again.
+    pub async fn stay(&self) -> Result<(), Stopped> {
+        self.command(Command::Stay).await
     }
 
     /// Ends a leave: says `left`, waits until it is sent; the thread ends.

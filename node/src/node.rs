@@ -40,8 +40,8 @@ use crate::replication::sender::Sender;
 use crate::service::cluster::ClusterService;
 use crate::service::files::{Parts, Service};
 use crate::service::healing::Healing;
+use crate::service::memory::{Memory, Recorder};
 use crate::service::operations::{self, Operator};
-use crate::service::past::{self, Memory};
 use crate::store::{self, Store, durable};
 use crate::swarm;
 use crate::tasks::Tasks;
@@ -306,7 +306,7 @@ impl Node {
                 tasks.clone(),
             ),
         );
-        let recorder = past::Recorder {
+        let recorder = Recorder {
             memory,
             store: store.clone(),
             healing: operator.healing().clone(),

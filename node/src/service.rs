@@ -8,8 +8,9 @@ mod download;
 pub mod files;
 pub mod healing;
 mod locate;
+pub mod memory;
 pub mod operations;
-pub mod past;
+mod past;
 mod refusal;
 mod upload;
 mod verify;
@@ -297,6 +298,8 @@ pub trait Files: Send + Sync + 'static {
     async fn repair(&self, request: api::RepairRequest) -> api::Accepted;
     /// Drains this node, so that it can leave.
     async fn leave(&self) -> Result<api::Accepted, OperatorError>;
+    /// Has this node stay after all.
+    async fn stay(&self) -> Result<api::Accepted, OperatorError>;
     /// Takes members that will not return from the roster.
     async fn forget(&self, nodes: BTreeSet<NodeId>, lost: bool) -> Result<api::Accepted, OperatorError>;
     /// Hashes everything again, here or everywhere; one at a time.

@@ -58,7 +58,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::warn;
 
 pub use catalog::{Listed, Page};
-pub use chunks::Incoming;
+pub use chunks::{Incoming, Looked, Unreadable};
 pub use error::{DatabaseError, OpenError, ReadError, WriteError};
 pub use peers::PeerRow;
 pub use queue::{DueRow, Owed, QueueRow, QueueState};

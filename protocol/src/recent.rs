@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 
-use crate::api::Event;
+use crate::api::{self, Event};
 use crate::time::{Instant, UnixMillis};
 
 /// How far samples lie apart.
@@ -64,6 +64,13 @@ pub struct Sample {
     /// Chunks to be sent or on the way.
     #[n(5)]
     pub moving: u64,
+}
+
+impl From<Sample> for api::Sample {
+    fn from(sample: Sample) -> Self {
+        let Sample { at, received, sent, queue, under_replicated, moving } = sample;
+        Self { at: at.to_string(), received, sent, queue, under_replicated, moving }
+    }
 }
 
 /// An event and when it happened.

@@ -51,6 +51,8 @@ pub enum Operator {
     /// own removal; `Ok` says that it is off the roster and nothing is known to it alone, so that it may say
     /// `left`. To be asked again until then.
     Leave,
+    /// This node is to leave no more. Where it is off the roster already, it joins again as a newcomer.
+    Stay,
 }
 
 /// Why an operator's word was not followed.
@@ -318,6 +320,11 @@ impl Replica {
         Ok(match word {
             Operator::Forget(node) => self.council.forget(storage, now, node)?.map_err(Into::into),
             Operator::ForgetLost(lost) => self.council.forget_lost(storage, now, &lost)?.map_err(Into::into),
+            Operator::Stay => {
+                self.catalog.reopen();
+                self.leaving = None;
+                Ok(())
+            }
             Operator::Leave => {
                 self.catalog.close();
                 // What is published later is to be known to the others too.

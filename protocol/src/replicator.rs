@@ -28,6 +28,7 @@
 //! | [`Action::Fetch`] | [`Done::Fetched`] | fetches a chunk from one of these, else from anyone; paced |
 //! | [`Action::Release`] | [`Done::Released`] | in one transaction: [`rules::release`], mark gone; then unlink, folder fsync, drop the row |
 //! | [`Action::Collect`] | [`Done::Collected`] | the same for each chunk by [`rules::collect`] |
+//! | [`Action::SetAside`] | [`Input::Lost`], or nothing | sets a copy aside that cannot be read, unless it can |
 //! | [`Action::Scrub`] | [`Done::Scrubbed`] | hashes chunks after the durable cursor, quarantines bad ones, moves the cursor |
 //!
 //! # The parts
@@ -40,6 +41,8 @@
 //! | [`surplus`] | whose receipts a superfluous copy needs |
 //! | [`rules`] | what the store's transactions check before they mark, promise or collect |
 //! | [`scrub`] | when which chunks are hashed again |
+//! | [`unreadable`] | which copies are given up that the disk fails to give |
+//! | [`departure`] | when a node that leaves may go, and that somebody stays |
 //! | [`health`] | what people are told |
 //! | `pass` | what becomes of each chunk that the disk shows |
 //! | `collection` | which chunks without references the store is asked to collect, and when |
@@ -57,6 +60,7 @@ mod answers;
 mod calls;
 mod collection;
 mod config;
+pub mod departure;
 pub mod health;
 pub mod holding;
 pub mod inventory;
@@ -73,6 +77,7 @@ pub mod scrub;
 pub mod surplus;
 #[cfg(test)]
 mod tests;
+pub mod unreadable;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -94,6 +99,7 @@ use plan::{Plan, Step};
 use rounds::{Batches, Fetches, Rounds};
 use scrub::Scrub;
 use surplus::Releases;
+use unreadable::Unreadable;
 
 /// How long a question may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -112,6 +118,7 @@ pub struct Replicator {
     releases: Releases,
     fetches: Fetches,
     scrub: Scrub,
+    unreadable: Unreadable,
     ready: bool,
     paused: bool,
     pass: Pass,
@@ -137,6 +144,7 @@ impl Replicator {
             releases: Releases::new(faults),
             fetches: Fetches::default(),
             scrub: Scrub::new(now, config.scrub_interval),
+            unreadable: Unreadable::new(now),
             ready: false,
             paused: false,
             pass: Pass::default(),
@@ -170,6 +178,7 @@ impl Replicator {
                     self.fetches.want(now, chunk);
                 }
             }
+            Input::Unreadable(chunk) => self.unreadable(now, chunk),
             Input::Command(command) => self.command(now, command),
         }
         self.pump(now);
@@ -231,6 +240,9 @@ impl Replicator {
         if let Some(at) = self.pass.counted.grace_over.filter(|at| *at > now) {
             wait("the end of the grace of chunks that nothing needs here", Some(at));
         }
+        if self.unreadable.in_doubt() {
+            wait("somebody to look at this node's disk: it fails to give too many chunks", None);
+        }
         if self.paused {
             wait("an operator to resume repair", None);
         }
@@ -250,6 +262,15 @@ impl Replicator {
             slow: self.placement.died_together(),
             scrub: self.scrub.health(),
             waiting,
+        }
+    }
+
+    /// A copy that the disk fails to give is given up where it can be had elsewhere, and not too many at once.
+    fn unreadable(&mut self, now: Instant, chunk: ChunkId) {
+        let owners = self.placement.owners(&chunk);
+        let elsewhere = owners.iter().any(|owner| self.placement.is_reachable(owner));
+        if elsewhere && self.unreadable.found(now) {
+            self.actions.push_back(Action::SetAside { chunk });
         }
     }
 

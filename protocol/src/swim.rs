@@ -150,6 +150,8 @@ pub struct Swim {
     rng: fastrand::Rng,
     sealer: Sealer,
     me: Arc<Record>,
+    /// Whether the node was last said to be ready.
+    ready: bool,
     constants: Option<Constants>,
     announcement: Option<Announcement>,
     round_trips: Vec<std::time::Duration>,
@@ -217,6 +219,7 @@ impl Swim {
             doubted_at: now,
             synced: false,
             stopped: false,
+            ready: false,
             rng,
             config,
         };
@@ -312,6 +315,7 @@ impl Swim {
     /// Admitted and caught up (`alive`), or not (`joining`). Changes nothing for a node that is leaving.
     pub fn set_ready(&mut self, ready: bool) {
         let state = if ready { State::Alive } else { State::Joining };
+        self.ready = ready;
         if matches!(self.me.statement().state, State::Alive | State::Joining) {
             self.speak(|own| own.state = state);
         }
@@ -363,6 +367,14 @@ impl Swim {
     /// Begins to leave: this node owns nothing from now on and drains what it has.
     pub fn leave(&mut self) {
         self.speak(|own| own.state = State::Leaving);
+    }
+
+    /// Calls a leave off: this node owns its share again, once it is ready.
+    pub fn stay(&mut self) {
+        let state = if self.ready { State::Alive } else { State::Joining };
+        if self.me.statement().state == State::Leaving {
+            self.speak(|own| own.state = state);
+        }
     }
 
     /// Ends a leave. Some members are told at once; nothing more is done after that.

@@ -27,12 +27,37 @@ fn healing(seed: u64) -> Options {
     options
 }
 
+/// The same while chunk files rot and vanish: each has another good copy that stays.
+fn rotting(seed: u64) -> Options {
+    let mut options = healing(seed);
+    options.budget.rot = true;
+    options.budget.every = Duration::from_secs(6);
+    options
+}
+
+/// Databases are lost and replaced by older copies all the time, on two nodes of a run.
+fn forgetful(seed: u64) -> Options {
+    let mut options = healing(seed);
+    (options.budget.network, options.budget.clocks, options.budget.disks) = (false, false, false);
+    options.budget.every = Duration::from_secs(10);
+    options.workload.fast = 50;
+    options
+}
+
 /// Members leave for good, are forgotten and given up while all that goes on. Who left has lost its disk, so
 /// nobody else may lose anything.
 fn changing(seed: u64) -> Options {
     let mut options = healing(seed);
     (options.budget.losses, options.budget.operators, options.budget.drains) = (0, true, true);
     options.budget.every = Duration::from_secs(7);
+    options
+}
+
+/// All are told to leave at once, now and then but one, and some to stay after all.
+fn deserted(seed: u64) -> Options {
+    let mut options = changing(seed);
+    options.budget.crowd = true;
+    options.budget.every = Duration::from_secs(10);
     options
 }
 
@@ -51,6 +76,10 @@ fn changing_setup() -> Setup {
 
 fn setup() -> Setup {
     Setup { slow_uploads: true, gc_grace: Duration::from_secs(8), ..Setup::default() }
+}
+
+fn rotting_setup() -> Setup {
+    Setup { scrub_interval: Duration::from_secs(20), ..setup() }
 }
 
 /// Runs seeds; prints those that break something, shrinks the first of them, and fails.
@@ -86,6 +115,18 @@ fn copies_end_where_they_belong_after_whatever_went_wrong() {
 }
 
 #[test]
+fn rot_and_lost_files_are_mended_from_whatever_good_copy_there_is() {
+    let sum = sweep("rot", SEEDS, rotting_setup(), rotting);
+    assert!(sum.rot.iter().all(|count| *count > 100), "hardly anything rotted: {sum}");
+}
+
+#[test]
+fn references_of_lost_databases_end_and_nothing_else_does() {
+    let sum = sweep("lost databases", SEEDS, setup(), forgetful);
+    assert!(sum.rebound > 40 && sum.copies[2] > 100, "hardly any database was dropped: {sum}");
+}
+
+#[test]
 fn copies_end_where_they_belong_while_members_leave_and_are_forgotten() {
     let sum = sweep("changing rosters", SEEDS, changing_setup(), changing);
     assert!(sum.gone.iter().all(|count| *count > 5), "hardly anybody went: {sum}");
@@ -95,6 +136,12 @@ fn copies_end_where_they_belong_while_members_leave_and_are_forgotten() {
 fn copies_end_where_they_belong_while_members_leave_in_the_midst_of_fast_writes() {
     let sum = sweep("changing rosters and fast writes", SEEDS / 2, changing_setup(), hasty);
     assert!(sum.gone[0] > 10, "hardly anybody left: {sum}");
+}
+
+#[test]
+fn where_all_are_told_to_leave_somebody_stays_and_nothing_is_lost() {
+    let sum = sweep("all leave at once", SEEDS, changing_setup(), deserted);
+    assert!(sum.gone[0] > 40 && sum.stayed > 20, "hardly anybody left or stayed: {sum}");
 }
 
 /// How many seeds each of the tests above runs, and within how many each bug is found.
@@ -135,12 +182,44 @@ fn missed_in(
 }
 
 #[test]
+fn planted_bugs_of_rot_are_found() {
+    let missed = |name, invariants, plant: fn(&mut Faults)| {
+        missed_in(name, invariants, rotting_setup(), rotting, |setup| plant(&mut setup.heal))
+    };
+    let missed: Vec<String> = [
+        missed("a receipt without hashing", &["I8"], |f| f.vouches_unhashed = true),
+        missed("a chunk sent without hashing", &["I2"], |f| f.sends_unhashed = true),
+        missed("a quarantined chunk counted as held", &["I5"], |f| f.quarantined_is_held = true),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[test]
+fn planted_bugs_of_lost_databases_are_found() {
+    let missed = |name, invariants, plant: fn(&mut Faults)| {
+        missed_in(name, invariants, setup(), forgetful, |setup| plant(&mut setup.heal))
+    };
+    let missed: Vec<String> = [
+        missed("logs of a lost database never ended", &["I5"], |f| f.lost_logs_live = true),
+        missed("logs of its successor ended too", &["I7"], |f| f.successor_is_dropped = true),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[test]
 fn planted_bugs_of_leaving_are_found() {
     let missed = |name, invariants, plant: fn(&mut Setup)| {
         missed_in(name, invariants, changing_setup(), changing, plant)
     };
     let missed: Vec<String> = [
         missed("leaving undrained", &["I8"], |setup| setup.heal.leaves_undrained = true),
+        missed_in("all leave", &["I17"], changing_setup(), deserted, |setup| setup.heal.all_leave = true),
         missed("breaker ignored with changing rosters", &["I20"], |setup| setup.heal.breaker_ignored = true),
     ]
     .into_iter()

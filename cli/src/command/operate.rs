@@ -58,6 +58,11 @@ pub async fn forget(client: &Client, output: &Output, nodes: &[NodeId], lost: bo
     Ok(())
 }
 
+/// Has the node stay that is leaving.
+pub async fn stay(client: &Client, output: &Output) -> Result<()> {
+    post::<()>(client, output, "/v1/cluster/leave?cancel=1", None, "staying: it owns its share again").await
+}
+
 /// Has the node leave, and with `wait` watches until it has.
 pub async fn leave(client: &Client, output: &Output, wait: bool) -> Result<()> {
     // Who it is and who else there is, while it can still say so.
@@ -78,8 +83,12 @@ pub async fn leave(client: &Client, output: &Output, wait: bool) -> Result<()> {
             told = left;
             output.note(&format!("{} to bring elsewhere", count(left.unwrap_or(0), "chunk")));
         }
-        if state(client, node).await == Some(Status::Left) {
-            return farewell(output, node);
+        match state(client, node).await {
+            Some(Status::Left) => return farewell(output, node),
+            Some(Status::Alive) if told.is_some() => {
+                return Err(anyhow::anyhow!("{node} stays after all: the leave was called off"));
+            }
+            _ => {}
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

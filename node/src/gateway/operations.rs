@@ -78,10 +78,12 @@ pub(super) async fn repair(mut call: Call) -> Result<Response, Failure> {
     accepted(&call.shared.files.repair(request).await)
 }
 
-/// `POST /v1/cluster/leave`
+/// `POST /v1/cluster/leave`; with `cancel=1` it is called off.
 pub(super) async fn leave(call: Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    accepted(&call.shared.files.leave().await.map_err(error::operator)?)
+    let query = call.query(&["cancel"])?;
+    let files = &call.shared.files;
+    let done = if flag(&query, "cancel")? { files.stay().await } else { files.leave().await };
+    accepted(&done.map_err(error::operator)?)
 }
 
 /// `POST /v1/cluster/forget/{node}`; with `lost=1` several, separated by commas.

@@ -191,6 +191,7 @@ impl Driver {
             Command::Metadata(metadata) => self.swim.set_metadata(*metadata),
             Command::Keys(keys) => self.swim.set_keys(keys),
             Command::Leave => self.swim.leave(),
+            Command::Stay => self.swim.stay(),
             Command::Forget(node, answer) => {
                 let _ = answer.send(self.swim.forget(&node));
                 self.unsaved = true;

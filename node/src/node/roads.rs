@@ -24,7 +24,7 @@ use crate::replication::electorate::Electors;
 use crate::replication::healer;
 use crate::service::cluster::ClusterService;
 use crate::service::operations::Operator;
-use crate::store::{self, Resident, Store};
+use crate::store::{self, Resident, Store, Unreadable};
 use crate::swarm::{self, Inbound, Refusal};
 use crate::tasks::Tasks;
 use crate::telemetry::{CipherLabels, Metrics};
@@ -107,7 +107,7 @@ impl Doors {
     /// A node that leaves takes nothing that it would take along: a copy that comes between its last look and
     /// its end would count for a client and be gone.
     fn stays(&self) -> Result<(), Refusal> {
-        if self.healer.is_leaving() { Err(Refusal::Leaving) } else { Ok(()) }
+        if self.healer.takes_copies() { Ok(()) } else { Err(Refusal::Leaving) }
     }
 }
 
@@ -127,12 +127,14 @@ impl swarm::ChunkStore for Doors {
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
                 self.metrics.disk.quarantined.inc();
-                // The peer sends a good copy in its place.
-                self.store.quarantine(id).await.map_err(|e| refuse(&e))?;
+                // The peer sends a good copy in its place; if it does not, this node fetches one.
+                self.store.quarantine(id, Unreadable::Stays).await.map_err(|e| refuse(&e))?;
+                self.healer.report_lost(id);
                 Ok(false)
             }
             Err(error) => {
                 warn!(chunk = %id, error = %Chain(&error), "could not read a chunk that a peer offers");
+                self.healer.report_unreadable(id);
                 Err(Refusal::Failed)
             }
         }
@@ -152,12 +154,13 @@ impl swarm::ChunkStore for Doors {
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
                 self.metrics.disk.quarantined.inc();
-                self.store.quarantine(id).await.map_err(|e| refuse(&e))?;
+                self.store.quarantine(id, Unreadable::Stays).await.map_err(|e| refuse(&e))?;
                 self.healer.report_lost(id);
                 Err(Refusal::Corrupt)
             }
             Err(error) => {
                 warn!(chunk = %id, error = %Chain(&error), "could not read a chunk for a peer");
+                self.healer.report_unreadable(id);
                 Err(Refusal::Failed)
             }
         }

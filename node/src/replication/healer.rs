@@ -5,148 +5,50 @@
 //! of the node waits for the healer; the way into it is the [`Handle`].
 
 mod events;
+mod handle;
+mod leaving;
+mod state;
 mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
-use kepler_protocol::api::{self, Bandwidth, NodeHealth};
+use kepler_protocol::api;
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
-use kepler_protocol::replica::Operator;
+use kepler_protocol::replicator::departure::Departure;
 use kepler_protocol::replicator::message::Question;
-use kepler_protocol::replicator::rules::{Databases, Dropped};
-use kepler_protocol::replicator::{self, Action, Input, Replicator, rules};
+use kepler_protocol::replicator::rules::Bound;
+use kepler_protocol::replicator::{self, Action, Input, Replicator};
 use kepler_protocol::view::View;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::events::Teller;
+use self::handle::Command;
 use self::work::Worker;
 use super::catalog::CatalogHandle;
 use super::chunks::Chunks;
 use super::electorate::Electors;
 use crate::gossip;
 use crate::store::Store;
-use crate::swarm::{self, Inbound, Reply};
+use crate::swarm::{self, Reply};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
-use crate::throttle::Throttle;
 
-/// Commands and questions that wait for the healer at most; further questions are refused.
-const MAX_COMMANDS: usize = 1_024;
+pub use self::handle::{Handle, Inbox};
 
 /// Peers' questions that wait for their answer at most; the oldest makes room.
 const MAX_REPLIES: usize = 1_024;
 
 /// How often what is kept on disk for a time is looked through, and gauges are set.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
-
-/// How often who is drained looks whether the others know all that its catalog knows.
-const LOOK_WHETHER_TO_LEAVE: Duration = Duration::from_secs(1);
-
-/// What is wanted of the healer.
-#[derive(Debug)]
-enum Command {
-    Health(oneshot::Sender<NodeHealth>),
-    Steer(replicator::Command, oneshot::Sender<()>),
-    Leave(oneshot::Sender<()>),
-    Question(Inbound),
-    Bad(ChunkId),
-    Lost(ChunkId),
-}
-
-/// The way to the healer; cheap to clone. Everything but the cap is `None` once the node stops.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    throttle: Throttle,
-    leaving: Arc<AtomicBool>,
-}
-
-/// Where what a [`Handle`] is told arrives.
-pub struct Inbox(mpsc::Receiver<Command>, Arc<AtomicBool>);
-
-impl Handle {
-    /// A handle, and where its commands arrive.
-    pub fn new(throttle: Throttle) -> (Self, Inbox) {
-        let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
-        let leaving = Arc::new(AtomicBool::new(false));
-        (Self { commands, throttle, leaving: Arc::clone(&leaving) }, Inbox(receiver, leaving))
-    }
-
-    /// How healed this node is; without its replication queue.
-    pub async fn health(&self) -> Option<NodeHealth> {
-        self.ask(Command::Health).await
-    }
-
-    /// Whether this node was told to leave.
-    pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
-    }
-
-    /// Hurries or pauses the scrub.
-    pub async fn scrub(&self, action: api::Action) -> Option<()> {
-        let command = match action {
-            api::Action::Start => replicator::Command::Scrub,
-            api::Action::Pause => replicator::Command::PauseScrub,
-            api::Action::Resume => replicator::Command::ResumeScrub,
-        };
-        self.ask(|done| Command::Steer(command, done)).await
-    }
-
-    /// Hurries or pauses repair.
-    pub async fn repair(&self, action: api::Action) -> Option<()> {
-        let command = match action {
-            api::Action::Start => replicator::Command::Repair,
-            api::Action::Pause => replicator::Command::PauseRepair,
-            api::Action::Resume => replicator::Command::ResumeRepair,
-        };
-        self.ask(|done| Command::Steer(command, done)).await
-    }
-
-    /// Begins to drain this node, durably.
-    pub async fn leave(&self) -> Option<()> {
-        self.ask(Command::Leave).await
-    }
-
-    /// Sets the bound of all background traffic, in bytes a second.
-    pub fn set_cap(&self, cap: u64) {
-        self.throttle.set_cap(cap);
-    }
-
-    /// The bound, and what was used of it within the last second.
-    pub fn bandwidth(&self) -> Bandwidth {
-        Bandwidth { cap_bytes_per_second: self.throttle.cap(), used_bytes_per_second: self.throttle.used() }
-    }
-
-    /// A copy on this disk was found rotten or gone: it is looked at again, set aside and fetched anew.
-    pub async fn report_bad(&self, id: ChunkId) {
-        let _ = self.commands.send(Command::Bad(id)).await;
-    }
-
-    /// A copy on this disk was set aside: it is fetched anew. Where too much waits, the inventory finds it.
-    pub fn report_lost(&self, id: ChunkId) {
-        let _ = self.commands.try_send(Command::Lost(id));
-    }
-
-    /// Hands over a peer's question. One that cannot be taken is dropped: the peer is told so.
-    pub fn inbound(&self, call: Inbound) {
-        let _ = self.commands.try_send(Command::Question(call));
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
-        let (answer, answered) = oneshot::channel();
-        self.commands.send(command(answer)).await.ok()?;
-        answered.await.ok()
-    }
-}
 
 /// What a healer is made of.
 pub struct Parts {
@@ -193,16 +95,19 @@ pub struct Healer {
     /// Done once all marks handed over so far are on disk.
     noted: Shared<BoxFuture<'static, ()>>,
     teller: Teller,
-    leaving: Arc<AtomicBool>,
+    departure: Departure,
+    /// Told to whoever brings copies.
+    refusing: Arc<AtomicBool>,
     catalog: CatalogHandle,
-    /// The catalog is being asked whether this node may leave.
-    asking_to_leave: bool,
-    /// Told when it may.
-    shared: Arc<Notify>,
-    /// The databases of the roster that was last noted, and those dropped by then; `None` before it was read.
-    bound: Option<(Databases, Dropped)>,
+    /// Whether the catalog says that this node may leave, as often as it is asked.
+    may_leave: mpsc::Sender<bool>,
+    may_leave_answers: mpsc::Receiver<bool>,
+    /// Which databases were last noted as bound; `None` before it was read.
+    bound: Option<Bound>,
+    /// After which chunk deletions that failed are tried next.
+    retried: Option<ChunkId>,
     /// Deletions that the disk failed are being tried again.
-    retrying: Option<JoinHandle<()>>,
+    retrying: Option<JoinHandle<Option<ChunkId>>>,
     left: CancellationToken,
     tasks: Tasks,
 }
@@ -214,6 +119,7 @@ impl Healer {
             parts;
         let (tasks, left) = (parts.tasks, parts.left);
         let (sender, inputs) = mpsc::unbounded_channel();
+        let (may_leave, may_leave_answers) = mpsc::channel(1);
         let me = config.node;
         let machine = Replicator::new(store.now(), config);
         let worker = Worker {
@@ -240,11 +146,13 @@ impl Healer {
             next_token: 0,
             noted: std::future::ready(()).boxed().shared(),
             teller: Teller::new(me, events, &metrics),
-            leaving: inbox.1,
+            departure: Departure::new(config.repair_delay, config.faults),
+            refusing: inbox.1,
             catalog,
-            asking_to_leave: false,
-            shared: Arc::new(Notify::new()),
+            may_leave,
+            may_leave_answers,
             bound: None,
+            retried: None,
             retrying: None,
             left,
             tasks,
@@ -259,15 +167,16 @@ impl Healer {
             self.begin_to_leave().await;
         }
         self.tell_view();
-        self.tell_electors();
+        self.tell_electors().await;
         let mut tidy = tokio::time::interval(TIDY_EVERY);
         tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut inbox_lives = true;
-        let shared = self.shared.clone();
         loop {
             self.carry_out();
+            self.look_whether_to_leave().await;
             let now = self.worker.store.now();
-            let due = self.machine.poll_timeout().map(|at| at.since(now));
+            let due = [self.machine.poll_timeout(), self.departure.poll_timeout()];
+            let due = due.into_iter().flatten().min().map(|at| at.since(now));
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(input) = self.inputs.recv() => self.machine.handle(self.worker.store.now(), input),
@@ -285,12 +194,12 @@ impl Healer {
                     if changed.is_err() {
                         return;
                     }
-                    self.tell_electors();
+                    self.tell_electors().await;
                 }
                 () = tokio::time::sleep(due.unwrap_or(TIDY_EVERY)), if due.is_some() => {
                     self.machine.handle_timeout(self.worker.store.now());
                 }
-                () = shared.notified() => self.all_is_shared(),
+                Some(may) = self.may_leave_answers.recv() => self.may_leave(may),
                 _ = tidy.tick() => self.tidy().await,
             }
         }
@@ -301,12 +210,19 @@ impl Healer {
         self.machine.handle(self.worker.store.now(), Input::View(view));
     }
 
-    fn tell_electors(&mut self) {
+    async fn tell_electors(&mut self) {
         let electors = self.electors.borrow_and_update().clone();
         let now = self.worker.store.now();
         if let Some(roster) = electors.roster()
             && self.told.0 != Some(roster.number)
         {
+            if let Some(entry) = roster.members.get(&self.me)
+                && let Err(error) = self.worker.store.doubt_if_other(entry.database).await
+            {
+                // Nothing is released or collected by a database that cannot be written.
+                warn!(%error, "could not note that references may be lost");
+                return;
+            }
             self.told.0 = Some(roster.number);
             self.machine.handle(now, Input::Roster(roster.as_ref().clone()));
         }
@@ -336,6 +252,9 @@ impl Healer {
                 self.begin_to_leave().await;
                 let _ = done.send(());
             }
+            Command::Stay(done) => {
+                let _ = done.send(self.cancel_leaving().await);
+            }
             Command::Question(call) => match Question::from_bytes(&call.body) {
                 Ok(question) => {
                     let token = self.next_token;
@@ -354,13 +273,6 @@ impl Healer {
                 self.teller.quarantined(id);
                 self.machine.handle(now, Input::Lost(id));
             }
-        }
-    }
-
-    async fn begin_to_leave(&mut self) {
-        if !self.leaving.swap(true, Ordering::Relaxed) {
-            info!("leaving: this node owns nothing from now on, and hands over what it holds");
-            let _ = self.gossip.leave().await;
         }
     }
 
@@ -391,55 +303,11 @@ impl Healer {
         }
         while let Some(event) = self.machine.poll_event() {
             if matches!(event, replicator::Event::Drained) {
-                self.drained();
+                info!("every chunk has its copies elsewhere");
             }
             let under_replicated = self.machine.health(self.worker.store.now()).under_replicated;
             self.teller.tell(event, under_replicated);
         }
-    }
-
-    /// Everything has its copies elsewhere: once the others know all that this node's catalog knows too,
-    /// it may leave.
-    fn drained(&mut self) {
-        if !self.leaving.load(Ordering::Relaxed) || std::mem::replace(&mut self.asking_to_leave, true) {
-            return;
-        }
-        info!("every chunk has its copies elsewhere");
-        let (catalog, shared) = (self.catalog.clone(), self.shared.clone());
-        self.tasks.spawn(async move {
-            while let Err(refused) = catalog.operate(Operator::Leave).await {
-                let Some(reason) = refused else { return };
-                debug!(%reason, "not leaving yet");
-                tokio::time::sleep(LOOK_WHETHER_TO_LEAVE).await;
-            }
-            shared.notify_one();
-        });
-    }
-
-    /// The others know all that this node knows: says that it has left, and ends the process, unless a chunk
-    /// came meanwhile.
-    fn all_is_shared(&mut self) {
-        self.asking_to_leave = false;
-        if self.left.is_cancelled() {
-            return;
-        }
-        if !self.machine.is_drained() {
-            return info!("a chunk came that has no copies elsewhere yet");
-        }
-        info!("left: every chunk has its copies elsewhere");
-        let (store, left) = (self.worker.store.clone(), self.left.clone());
-        let stop = self.tasks.stop().clone();
-        self.tasks.spawn(async move {
-            while let Err(error) = store.set_leaving(false).await {
-                warn!(%error, "could not note that this node has left");
-                // Who is stopped meanwhile leaves at its next start.
-                tokio::select! {
-                    () = tokio::time::sleep(LOOK_WHETHER_TO_LEAVE) => {}
-                    () = stop.cancelled() => return,
-                }
-            }
-            left.cancel();
-        });
     }
 
     async fn tidy(&mut self) {
@@ -450,73 +318,17 @@ impl Healer {
         }
         // One at a time: a disk that hangs is not asked ever more.
         if self.retrying.as_ref().is_none_or(JoinHandle::is_finished) {
-            let store = self.worker.store.clone();
+            if let Some(retried) = self.retrying.take() {
+                self.retried = retried.await.unwrap_or_default();
+            }
+            let (store, after) = (self.worker.store.clone(), self.retried);
             self.retrying = Some(self.tasks.spawn(async move {
-                if let Err(error) = store.retry_deletions().await {
+                store.retry_deletions(after).await.unwrap_or_else(|error| {
                     debug!(%error, "could not finish deletions");
-                }
+                    None
+                })
             }));
         }
         self.end_lost_logs().await;
-    }
-
-    /// Declares ended what nobody has seen of the logs of databases that the roster dropped. Only once
-    /// this node has seen all that the others know of them.
-    async fn end_lost_logs(&mut self) {
-        let roster = {
-            let electors = self.electors.borrow();
-            match (electors.roster(), electors.standing()) {
-                (Some(roster), Ok(())) => roster.clone(),
-                _ => return,
-            }
-        };
-        let (bound, known) = match &self.bound {
-            Some(noted) => noted,
-            None => match self.worker.store.noted_databases().await {
-                Ok(noted) => self.bound.insert(noted),
-                Err(error) => return warn!(%error, "could not read which databases were bound"),
-            },
-        };
-        let present = rules::databases(&roster);
-        if *bound == present {
-            return;
-        }
-        let dropped = rules::dropped(known, bound, &present);
-        match self.worker.store.note_databases(present.clone(), dropped.clone()).await {
-            Ok(()) => self.bound = Some((present, dropped)),
-            Err(error) => warn!(%error, "could not note which databases are bound"),
-        }
-    }
-
-    async fn health(&self) -> NodeHealth {
-        let health = self.machine.health(self.worker.store.now());
-        let usage = self.worker.store.usage().await.map_or(0, |usage| usage.chunks);
-        let at = self.worker.store.scrubbed_at().await.ok().flatten();
-        let scrub = api::ScrubStatus {
-            at: at.map(|at| at.to_string()),
-            checked: health.scrub.checked,
-            bad: health.scrub.bad,
-            running: health.scrub.running,
-            progress: if usage == 0 { 1.0 } else { (health.scrub.checked as f64 / usage as f64).min(1.0) },
-            paused: health.scrub.paused,
-        };
-        let waiting = health.waiting.into_iter().take(16).map(|waiting| api::Waiting {
-            what: waiting.what,
-            until_secs: waiting.remaining.map(|remaining| remaining.as_secs()),
-        });
-        NodeHealth {
-            // What is fetched anew is lacking here, and nobody else may know yet.
-            under_replicated: health.under_replicated + health.fetching,
-            single_copy: health.single_copy,
-            missing: health.missing,
-            surplus: health.surplus,
-            moving: health.moving,
-            moving_bytes: health.moving_bytes,
-            scrub,
-            breaker: health.breaker,
-            paused: health.paused,
-            waiting: waiting.collect(),
-            ..NodeHealth::idle(self.me)
-        }
     }
 }

@@ -273,6 +273,10 @@ impl Files for Service {
         self.operator.leave().await
     }
 
+    async fn stay(&self) -> Result<api::Accepted, OperatorError> {
+        self.operator.stay().await
+    }
+
     async fn forget(&self, nodes: BTreeSet<NodeId>, lost: bool) -> Result<api::Accepted, OperatorError> {
         self.operator.forget(&nodes, lost).await
     }

@@ -11,6 +11,7 @@ use kepler_protocol::api::{Action, Bandwidth, NodeHealth};
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replica::{Operator, OperatorRefused};
+use kepler_protocol::replicator::departure;
 use kepler_protocol::roster::council::ForgetRefused;
 use kepler_protocol::view::View;
 use tokio::sync::watch;
@@ -37,6 +38,9 @@ pub enum LeaveError {
     /// This node is not admitted or not ready.
     #[error("this node is not ready: {0}")]
     NotReady(String),
+    /// There is nothing to call off.
+    #[error("this node is not leaving")]
+    NotLeaving,
     /// It is stopping.
     #[error("this node is stopping")]
     Stopping,
@@ -155,11 +159,22 @@ impl Healing {
     /// See [`LeaveError`].
     pub async fn leave(&self) -> Result<(), LeaveError> {
         self.electors.borrow().standing().clone().map_err(LeaveError::NotReady)?;
-        // Those that leave themselves are off the ring.
-        if !self.view.borrow().ring().nodes().any(|node| node != self.me) {
+        if !departure::may_begin(&self.me, &self.view.borrow()) {
             return Err(LeaveError::Alone);
         }
         self.healer.leave().await.ok_or(LeaveError::Stopping)
+    }
+
+    /// Has this node stay after all.
+    ///
+    /// # Errors
+    /// See [`LeaveError`].
+    pub async fn stay(&self) -> Result<(), LeaveError> {
+        match self.healer.stay().await {
+            Some(true) => Ok(()),
+            Some(false) => Err(LeaveError::NotLeaving),
+            None => Err(LeaveError::Stopping),
+        }
     }
 
     /// Takes members that will not return from the roster. With `lost` (on a survivor, where a majority
@@ -215,7 +230,7 @@ impl Healing {
                 Err(ReadError::Corrupt(_)) => Copy::Corrupt,
                 Err(ReadError::Io { .. }) => Copy::Unreadable,
             };
-            if matches!(copy, Copy::Corrupt | Copy::Missing) {
+            if !matches!(copy, Copy::Intact) {
                 self.healer.report_bad(id).await;
             }
             found.push(Verified { id, size: held.size, copy });

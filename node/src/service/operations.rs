@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::healing::{ForgetError, Healing, LeaveError};
-use super::past::Memory;
+use super::memory::Memory;
 use crate::replication::electorate::Electors;
 use crate::store::Store;
 use crate::swarm;
@@ -68,7 +68,7 @@ impl From<LeaveError> for OperatorError {
         match error {
             LeaveError::NotReady(why) => Self::NotReady(why),
             LeaveError::Stopping => Self::Stopping,
-            alone @ LeaveError::Alone => Self::Conflict(alone.to_string()),
+            no @ (LeaveError::Alone | LeaveError::NotLeaving) => Self::Conflict(no.to_string()),
         }
     }
 }
@@ -166,6 +166,15 @@ impl Operator {
     /// See [`OperatorError`].
     pub async fn leave(&self) -> Result<api::Accepted, OperatorError> {
         self.parts.healing.leave().await?;
+        Ok(accepted(self.parts.me))
+    }
+
+    /// Has this node stay after all.
+    ///
+    /// # Errors
+    /// See [`OperatorError`].
+    pub async fn stay(&self) -> Result<api::Accepted, OperatorError> {
+        self.parts.healing.stay().await?;
         Ok(accepted(self.parts.me))
     }
 

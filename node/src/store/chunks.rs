@@ -22,6 +22,26 @@ use super::{Store, recover};
 /// Bytes that an incoming chunk gathers before they are hashed and written in one go.
 const PIECE: usize = 256 << 10;
 
+/// What is to become of a chunk that the disk fails to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It stays, and may be read later.
+    Stays,
+    /// It is set aside like one that is rotten.
+    SetAside,
+}
+
+/// What a second look at a chunk has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// It is intact.
+    Intact,
+    /// It was rotten, gone or given up: it is set aside.
+    SetAside,
+    /// The disk fails to give it; it stays.
+    Unreadable,
+}
+
 impl Store {
     /// Stores a chunk and records its references; harmless to repeat. On success both are durable.
     ///
@@ -85,21 +105,27 @@ impl Store {
     }
 
     /// Sets a chunk's file aside as evidence and forgets the chunk, but not its references: they hold
-    /// again once it is fetched anew. Rechecks the file first: `false`, and nothing done, if it is intact.
+    /// again once it is fetched anew. Reads the file again first: nothing is done if it is intact, or if the disk
+    /// fails to give it and `unreadable` ones are to stay.
     ///
     /// # Errors
     /// The disk or the database failed.
-    pub async fn quarantine(&self, id: ChunkId) -> Result<bool, WriteError> {
+    pub async fn quarantine(&self, id: ChunkId, unreadable: Unreadable) -> Result<Looked, WriteError> {
         let (alone, read) = self.alone_on_disk(&id, move |store| store.read_bytes(id)).await;
-        if read.is_ok() {
-            return Ok(false); // Somebody was quicker, and it has been replaced.
+        match read {
+            // Somebody was quicker, and it has been replaced.
+            Ok(_) => return Ok(Looked::Intact),
+            Err(ReadError::Corrupt(_) | ReadError::Missing(_)) => {}
+            Err(ReadError::Database(error)) => return Err(error.into()),
+            Err(ReadError::Io { .. }) if unreadable == Unreadable::Stays => return Ok(Looked::Unreadable),
+            Err(ReadError::Io { .. }) => {}
         }
         self.on_disk(move |store| {
             let _alone = alone;
             store.set_aside(id)
         })
         .await?;
-        Ok(true)
+        Ok(Looked::SetAside)
     }
 
     /// Which of these chunks are stored here, in the order asked.

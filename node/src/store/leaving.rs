@@ -1,7 +1,8 @@
 //! What must be known of the cluster across restarts: that this node is leaving, and which databases
 //! rosters dropped.
 
-use kepler_protocol::replicator::rules::{Databases, Dropped};
+use kepler_protocol::identity::DatabaseId;
+use kepler_protocol::replicator::rules::{Bound, Dropped};
 use rusqlite::Connection;
 
 use super::Store;
@@ -13,6 +14,9 @@ const LEAVING: &str = "leaving";
 const BOUND: &str = "roster_databases";
 
 const DROPPED: &str = "dropped_databases";
+
+/// The database to which the references are complete.
+const REFERENCES_OF: &str = "references_of";
 
 impl Store {
     /// Whether this node was told to leave.
@@ -35,8 +39,28 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn noted_databases(&self) -> Result<(Databases, Dropped), DatabaseError> {
-        self.query(|db| Ok((noted(db, BOUND)?, dropped_in(db)?))).await
+    pub async fn noted_databases(&self) -> Result<Bound, DatabaseError> {
+        self.query(|db| Ok(Bound { databases: noted(db, BOUND)?, dropped: dropped_in(db)? })).await
+    }
+
+    /// The roster binds this node to a database. If that is another than before, this one was found to be from
+    /// the past: references that were recorded since are lost, so that none here is taken for all.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn doubt_if_other(&self, database: DatabaseId) -> Result<(), DatabaseError> {
+        self.execute(move |tx| {
+            let db = tx.connection;
+            let before: Option<Vec<u8>> = meta(db, REFERENCES_OF)?;
+            if before.as_deref() == Some(&database.0) {
+                return Ok(());
+            }
+            if before.is_some() {
+                db.execute("UPDATE chunks SET recovered = 1", [])?;
+            }
+            Ok(set_meta(db, REFERENCES_OF, database.0.to_vec())?)
+        })
+        .await
     }
 
     /// Notes the databases that are bound, and those that were dropped: what nobody saw of their logs is
@@ -44,11 +68,11 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn note_databases(&self, bound: Databases, dropped: Dropped) -> Result<(), DatabaseError> {
+    pub async fn note_databases(&self, bound: Bound) -> Result<(), DatabaseError> {
         self.execute(move |tx| {
             let bytes = |value| minicbor::to_vec(value).expect("writing to memory cannot fail");
-            set_meta(tx.connection, BOUND, bytes(&bound))?;
-            let dropped = minicbor::to_vec(&dropped).expect("writing to memory cannot fail");
+            set_meta(tx.connection, BOUND, bytes(&bound.databases))?;
+            let dropped = minicbor::to_vec(&bound.dropped).expect("writing to memory cannot fail");
             Ok(set_meta(tx.connection, DROPPED, dropped)?)
         })
         .await

@@ -185,12 +185,14 @@ impl Store {
         Ok(())
     }
 
-    /// Tries deletions again that the disk failed: until then this node neither has such a chunk nor takes it.
+    /// Tries deletions again that the disk failed: until then this node neither has such a chunk nor takes it. A
+    /// few of them, those after `after`; returns after which to go on, none for the first.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn retry_deletions(&self) -> Result<(), DatabaseError> {
-        let gone: Vec<ChunkId> = self.query(|db| gone(db, RETRIED)).await?;
+    pub async fn retry_deletions(&self, after: Option<ChunkId>) -> Result<Option<ChunkId>, DatabaseError> {
+        let gone: Vec<ChunkId> = self.query(move |db| gone(db, after, RETRIED)).await?;
+        let next = gone.last().filter(|_| gone.len() == RETRIED).copied();
         for id in gone {
             // Whoever is about to delete it has finished then.
             let alone = self.stripe(&id).lock_owned().await;
@@ -200,7 +202,7 @@ impl Store {
             }
             drop(alone);
         }
-        Ok(())
+        Ok(next)
     }
 
     /// Hashes the bytes of a chunk. Blocks.
@@ -272,11 +274,13 @@ fn forget_gone(db: &Connection, id: &ChunkId) -> rusqlite::Result<bool> {
     Ok(true)
 }
 
-/// Chunks marked gone, at most `limit`. What does not parse was not written by us; it is never served either.
-fn gone(db: &Connection, limit: usize) -> Result<Vec<ChunkId>, DatabaseError> {
-    let mut statement = db.prepare_cached("SELECT id FROM chunks WHERE gone = 1 LIMIT ?1")?;
+/// Chunks marked gone, those after `after`, at most `limit`. What does not parse was not written by us; it is never served either.
+fn gone(db: &Connection, after: Option<ChunkId>, limit: usize) -> Result<Vec<ChunkId>, DatabaseError> {
+    let sql = "SELECT id FROM chunks WHERE gone = 1 AND id > ?1 ORDER BY id LIMIT ?2";
+    let mut statement = db.prepare_cached(sql)?;
+    let after = after.map_or_else(String::new, |id| id.to_string());
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let texts: Vec<String> = all(&mut statement, [limit], |row| Ok(row.get(0)?))?;
+    let texts: Vec<String> = all(&mut statement, params![after, limit], |row| Ok(row.get(0)?))?;
     Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
 }
 
@@ -289,7 +293,7 @@ fn gone_size(db: &Connection, id: &ChunkId) -> Result<Option<u64>, DatabaseError
 
 /// Finishes deletions that a crash cut short. For the opening of the store.
 pub(super) fn finish_deletions(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError> {
-    let gone = gone(db, usize::MAX)?;
+    let gone = gone(db, None, usize::MAX)?;
     if let Err(error) = contents::unlink_files(layout, &gone) {
         warn!(%error, "could not unlink chunks that are gone: they are tried again later");
         return Ok(0);

@@ -5,6 +5,7 @@ use kepler_protocol::time::UnixMillis;
 use rusqlite::params;
 
 use super::Store;
+use super::chunks::{Looked, Unreadable};
 use super::clock::wall_millis;
 use super::error::{DatabaseError, ReadError, WriteError};
 use super::meta::{meta, set_meta};
@@ -22,8 +23,8 @@ pub struct ScrubStep {
     pub checked: u64,
     /// Those that were rotten or gone. They were set aside.
     pub bad: Vec<ChunkId>,
-    /// Chunks that the disk failed to give now.
-    pub unreadable: u64,
+    /// Those that the disk failed to give now; they stay.
+    pub unreadable: Vec<ChunkId>,
     /// Whether there are no more.
     pub finished: bool,
 }
@@ -50,11 +51,17 @@ impl Store {
                 Err(ReadError::Corrupt(_) | ReadError::Missing(_)) => {
                     // It may have been deleted since the page was read.
                     let known = self.held(vec![*id]).await?.first().is_some_and(Option::is_some);
-                    if known && self.quarantine(*id).await? {
-                        step.bad.push(*id);
+                    let looked = match known {
+                        true => self.quarantine(*id, Unreadable::Stays).await?,
+                        false => Looked::Intact,
+                    };
+                    match looked {
+                        Looked::SetAside => step.bad.push(*id),
+                        Looked::Unreadable => step.unreadable.push(*id),
+                        Looked::Intact => {}
                     }
                 }
-                Err(ReadError::Io { .. }) => step.unreadable += 1,
+                Err(ReadError::Io { .. }) => step.unreadable.push(*id),
                 Err(ReadError::Database(error)) => return Err(error.into()),
             }
         }

@@ -3,6 +3,7 @@
 
 mod deleting;
 mod owed;
+mod unreadable;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -218,10 +219,10 @@ async fn a_rotten_chunk_is_set_aside_and_keeps_its_references() {
     let (store, _) = open(dir.path());
     let kept = large("kepler");
     store.put(kept.clone(), &[dot(1)]).await.unwrap();
-    assert!(!store.quarantine(kept.id()).await.unwrap());
+    assert_eq!(store.quarantine(kept.id(), Unreadable::Stays).await.unwrap(), Looked::Intact);
     for _ in 0..2 {
         std::fs::write(file_of(dir.path(), &kept), "keplEr").unwrap();
-        assert!(store.quarantine(kept.id()).await.unwrap());
+        assert_eq!(store.quarantine(kept.id(), Unreadable::Stays).await.unwrap(), Looked::SetAside);
         assert!(matches!(store.read(kept.id()).await, Err(ReadError::Missing(_))));
         assert_eq!(store.usage().await.unwrap().chunks, 0);
         store.put(kept.clone(), &[]).await.unwrap();

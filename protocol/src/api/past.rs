@@ -74,13 +74,6 @@ pub struct Sample {
     pub moving: u64,
 }
 
-impl From<crate::recent::Sample> for Sample {
-    fn from(sample: crate::recent::Sample) -> Self {
-        let crate::recent::Sample { at, received, sent, queue, under_replicated, moving } = sample;
-        Self { at: at.to_string(), received, sent, queue, under_replicated, moving }
-    }
-}
-
 /// An event of `GET /v1/events` that has happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PastEvent {

@@ -12,6 +12,11 @@ impl Catalog {
         self.closed = true;
     }
 
+    /// Takes writes again: this node stays.
+    pub const fn reopen(&mut self) {
+        self.closed = false;
+    }
+
     /// What this node alone may know of until it is done, if there is such a thing: writes under way, and
     /// `fast` ones that are not published.
     ///

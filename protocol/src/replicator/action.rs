@@ -50,6 +50,8 @@ pub enum Input {
     },
     /// Somebody found that this node's copy is gone or rotten, and set it aside: fetch it.
     Lost(ChunkId),
+    /// The disk failed to give a chunk that is here, and failed again.
+    Unreadable(ChunkId),
     /// An operator asks.
     Command(Command),
 }
@@ -170,6 +172,11 @@ pub enum Action {
         id: ActionId,
         /// The chunks.
         chunks: Vec<ChunkId>,
+    },
+    /// Set a copy aside that cannot be read, unless it can be by now; then [`Input::Lost`].
+    SetAside {
+        /// The chunk.
+        chunk: ChunkId,
     },
     /// Hash chunks again.
     Scrub {

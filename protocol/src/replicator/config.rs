@@ -79,6 +79,20 @@ pub struct Faults {
     pub grace_not_durable: bool,
     /// Who leaves is said to be drained at the first look.
     pub leaves_undrained: bool,
+    /// In the store: a receipt is given without hashing the file.
+    pub vouches_unhashed: bool,
+    /// In the store: a chunk is sent without hashing the file.
+    pub sends_unhashed: bool,
+    /// In the store: a chunk that was set aside still counts as held.
+    pub quarantined_is_held: bool,
+    /// Who leaves takes copies that others bring.
+    pub leaver_takes_copies: bool,
+    /// Of those that leave nobody stays, though nobody else is left.
+    pub all_leave: bool,
+    /// What nobody saw of the logs of a database that was dropped is never ended.
+    pub lost_logs_live: bool,
+    /// All logs of a node whose database was dropped are ended, those of its successor too.
+    pub successor_is_dropped: bool,
     /// In the throttle: the bytes of a whole second may pass at once.
     pub bursts: bool,
 }

@@ -26,12 +26,24 @@ pub struct Row {
     pub recovered: bool,
     /// Whether it is being deleted.
     pub gone: bool,
+    /// Whether it failed its hash and was set aside: no copy any more, but what it was kept for is known still.
+    pub aside: bool,
     /// Since when, in running time, all references have ended.
     pub unreferenced: Option<Duration>,
     /// Since when it is superfluous, and who owned it then.
     pub surplus: Option<(Vec<NodeId>, Duration)>,
+    /// Planted: it was set aside and counts as held.
+    #[doc(hidden)]
+    pub still_held: bool,
     /// Whether it was promised, and the promise not yet found to be over.
     pub promised: bool,
+}
+
+impl Row {
+    /// Whether it is a copy.
+    pub fn is_here(&self) -> bool {
+        !self.gone && !self.aside
+    }
 }
 
 /// What a transaction has to know beside the rows.
@@ -65,6 +77,14 @@ pub struct Shelf {
 }
 
 impl Shelf {
+    /// A copy failed its hash, or its file is gone: it is none from now on, and its references hold again once it
+    /// is fetched anew. The caller sets the file aside.
+    pub fn set_aside(&mut self, chunk: &ChunkId, faults: Faults) {
+        if let Some(row) = self.rows.get_mut(chunk) {
+            (row.aside, row.still_held) = (!faults.quarantined_is_held, faults.quarantined_is_held);
+        }
+    }
+
     /// A process opens the store: promises count anew. Returns what is marked gone: to be unlinked.
     pub fn open(&mut self, now: Instant, faults: Faults) -> Vec<ChunkId> {
         self.told = now;
@@ -108,9 +128,9 @@ impl Shelf {
         self.rows.get(chunk)
     }
 
-    /// Whether a chunk is here and not marked gone.
+    /// Whether a chunk is here: neither marked gone nor set aside.
     pub fn has(&self, chunk: &ChunkId) -> bool {
-        self.rows.get(chunk).is_some_and(|row| !row.gone)
+        self.rows.get(chunk).is_some_and(Row::is_here)
     }
 
     /// A chunk's file is durable: its row, with references. Refused while it is marked gone: it is to be
@@ -132,7 +152,7 @@ impl Shelf {
             }
         }
         let row = self.rows.entry(chunk).or_default();
-        row.size = size;
+        (row.size, row.aside, row.still_held) = (size, false, false);
         row.recovered |= recovered;
         row.dots.extend(dots);
         if !dots.is_empty() {
@@ -141,7 +161,7 @@ impl Shelf {
         true
     }
 
-    /// The file was unlinked, or set aside for good: the row goes.
+    /// The file was unlinked: the row goes.
     pub fn forget(&mut self, chunk: &ChunkId) {
         self.rows.remove(chunk);
         self.promised_until.remove(chunk);
@@ -165,15 +185,31 @@ impl Shelf {
         let running = self.running(judge.now);
         let rows = self.rows.range(after.unwrap_or(ChunkId::LEAST)..);
         let rows = rows.filter(|(chunk, row)| Some(**chunk) != after && !row.gone);
+        let rows = rows.filter_map(|(chunk, row)| {
+            let alive = row.dots.iter().filter(|dot| (judge.worth)(dot) != Reference::Ended);
+            let alive: Vec<&Dot> = alive.collect();
+            // What was set aside is looked for only where something needs it.
+            (!row.aside || !alive.is_empty()).then_some((chunk, row, alive))
+        });
         let mut holdings: Vec<Holding> = rows
             .take(PAGE + 1)
-            .map(|(chunk, row)| {
-                let alive = row.dots.iter().filter(|dot| (judge.worth)(dot) != Reference::Ended);
-                let alive: Vec<&Dot> = alive.collect();
+            .map(|(chunk, row, alive)| {
+                if row.aside {
+                    let references = digest_of(alive);
+                    return Holding {
+                        chunk: *chunk,
+                        size: 0,
+                        file: false,
+                        kept: true,
+                        references,
+                        unreferenced_for: None,
+                        surplus: None,
+                    };
+                }
                 Holding {
                     chunk: *chunk,
                     size: row.size,
-                    file: file(chunk),
+                    file: row.still_held || file(chunk),
                     kept: row.recovered || !alive.is_empty(),
                     references: digest_of(alive),
                     unreferenced_for: row.unreferenced.map(|since| running.saturating_sub(since)),
@@ -222,7 +258,7 @@ impl Shelf {
         file: impl Fn(&ChunkId) -> bool,
     ) -> Vec<Holds> {
         let of = |item: &Item| match self.rows.get(&item.chunk) {
-            Some(row) if !row.gone && file(&item.chunk) => {
+            Some(row) if row.is_here() && (row.still_held || file(&item.chunk)) => {
                 let alive = row.dots.iter().filter(|dot| worth(dot) != Reference::Ended);
                 if digest_of(alive) == item.references { Holds::Same } else { Holds::Other }
             }
@@ -234,7 +270,7 @@ impl Shelf {
     /// Carries out [`Action::Promise`](super::Action::Promise), the file being whole.
     pub fn promise(&mut self, now: Instant, chunk: ChunkId, dots: &[Dot], faults: Faults) -> bool {
         let Some(row) = self.rows.get_mut(&chunk) else { return false };
-        if !rules::promise(true, row.gone, faults) {
+        if !rules::promise(!row.aside, row.gone, faults) {
             return false;
         }
         row.promised = true;
@@ -248,7 +284,7 @@ impl Shelf {
 
     /// Carries out [`Action::References`](super::Action::References).
     pub fn references(&self, worth: &dyn Fn(&Dot) -> Reference, chunk: &ChunkId) -> Option<Vec<Dot>> {
-        let row = self.rows.get(chunk).filter(|row| !row.gone)?;
+        let row = self.rows.get(chunk).filter(|row| row.is_here())?;
         Some(row.dots.iter().filter(|dot| worth(dot) != Reference::Ended).copied().collect())
     }
 
@@ -257,7 +293,7 @@ impl Shelf {
         let promised_until = self.promised_until.get(chunk).copied();
         let row = self.rows.get(chunk);
         Facts {
-            here: row.is_some_and(|row| !row.gone),
+            here: row.is_some_and(Row::is_here),
             promised_until,
             references: row
                 .map(|row| row.dots.iter().map(|dot| (*dot, (judge.worth)(dot))).collect())
@@ -296,13 +332,13 @@ impl Shelf {
         marked
     }
 
-    /// Carries out [`Action::Scrub`](super::Action::Scrub); `whole` hashes a file. What is bad is set
-    /// aside by the caller; its row stays.
+    /// Carries out [`Action::Scrub`](super::Action::Scrub); `whole` hashes a file. What is bad is to be
+    /// set aside by the caller: [`Shelf::set_aside`].
     pub fn scrub(&mut self, restart: bool, limit: usize, whole: impl Fn(&ChunkId) -> bool) -> Scrubbed {
         let after = if restart { None } else { self.cursor };
         let rows = self.rows.range(after.unwrap_or(ChunkId::LEAST)..);
         let some: Vec<ChunkId> = rows
-            .filter(|(chunk, row)| Some(**chunk) != after && !row.gone)
+            .filter(|(chunk, row)| Some(**chunk) != after && row.is_here())
             .map(|(chunk, _)| *chunk)
             .take(limit)
             .collect();

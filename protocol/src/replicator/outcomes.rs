@@ -2,6 +2,7 @@
 
 use super::calls::Call;
 use super::message::{Question, Vouch};
+use super::rules::{Kept, PROMISE};
 use super::{ActionId, Done, Event, Replicator, Scrubbed, Sent, VOUCH_DEADLINE};
 use crate::time::Instant;
 
@@ -40,6 +41,10 @@ impl Replicator {
             (Call::Fetch(chunk), Done::Fetched(size)) => self.fetches.fetched(now, chunk, size.is_some()),
             (Call::Release(chunk), Done::Released(result)) => {
                 self.releases.released(&chunk, result.is_ok());
+                if result == Err(Kept::Promised) {
+                    // Nothing else would have it looked at just when that is over.
+                    self.rounds.grace_over(now, now + PROMISE);
+                }
                 if let Ok(bytes) = result {
                     self.pass.counted.surplus = self.pass.counted.surplus.saturating_sub(1);
                     self.events.push_back(Event::Released { chunk, bytes });

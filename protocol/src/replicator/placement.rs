@@ -24,7 +24,7 @@ use crate::view::{State, View};
 pub struct Change {
     /// The present ring or the repair ring is another.
     pub rings: bool,
-    /// Members that lost their place on the repair ring because they were absent for too long.
+    /// Members that lost their place on the repair ring because they were absent for too long, or were forgotten.
     pub given_up: Vec<NodeId>,
 }
 
@@ -123,7 +123,9 @@ impl Placement {
         };
         let absent: Vec<NodeId> =
             roster.members.keys().filter(|id| **id != self.me && absent(id)).copied().collect();
-        let mut given_up = Vec::new();
+        // Who was taken off the roster is not waited for.
+        let removed = |id: &&NodeId| !roster.members.contains_key(*id);
+        let mut given_up: Vec<NodeId> = self.absent.keys().filter(removed).copied().collect();
         let mut since = BTreeMap::new();
         for id in absent {
             let from = self.absent.get(&id).copied().unwrap_or(now);

@@ -75,6 +75,39 @@ pub fn dropped(known: &Dropped, before: &Databases, after: &Databases) -> Droppe
     nodes.map(|node| (*node, after.get(node).copied())).collect()
 }
 
+/// Which databases a node has seen rosters bind and drop: durable, in the database that it is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bound {
+    /// By the roster that was last noted.
+    pub databases: Databases,
+    /// Those that were dropped by then.
+    pub dropped: Dropped,
+}
+
+impl Bound {
+    /// What is to be noted of a roster, if that is anything new. `ready`: this node has seen all that the others
+    /// know of the logs that end with it; before that nothing is noted, for what is still to come is not lost.
+    pub fn follow(&self, roster: &Roster, ready: bool) -> Option<Self> {
+        let databases = databases(roster);
+        if !ready || self.databases == databases {
+            return None;
+        }
+        let dropped = match self.databases.is_empty() {
+            // What came before the first roster that is noted is over, whatever it was: else a node that lost its own
+            // database would keep for ever what others know to be lost.
+            true => databases.iter().map(|(node, database)| (*node, Some(*database))).collect(),
+            false => dropped(&self.dropped, &self.databases, &databases),
+        };
+        Some(Self { databases, dropped })
+    }
+
+    /// Whether what nobody saw of a log is ended.
+    pub fn is_ended(&self, origin: &Origin, faults: Faults) -> bool {
+        let any = faults.successor_is_dropped && self.dropped.contains_key(&origin.node);
+        (any || is_dropped(origin, &self.dropped)) && !faults.lost_logs_live
+    }
+}
+
 /// Whether the dots of a log that the floor lacks are ended for collection: a database of its node was
 /// dropped, and the log does not belong to the one that the node has now.
 pub fn is_dropped(origin: &Origin, dropped: &Dropped) -> bool {

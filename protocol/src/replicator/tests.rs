@@ -1,16 +1,15 @@
 //! The machines together, in a toy cluster.
 
+mod lost;
+mod receipts;
 mod world;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
-use crate::identity::DatabaseId;
-use crate::replicator::memory::{Judge, Shelf};
-use crate::replicator::rules::{self, Claim, Databases, Dropped, PROMISE, RECEIPT_VALID, Reference};
-use crate::version::{Dot, Origin};
 use crate::view::State;
+use receipts::receipts;
 use world::{World, chunk};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -61,6 +60,29 @@ fn a_dead_nodes_chunks_are_copied_once_after_the_delay() {
             world.sent
         );
     }
+}
+
+#[test]
+fn the_chunks_of_who_is_forgotten_are_copied_at_once_and_that_is_told() {
+    let mut world = filled(2, 5, 100);
+    let id = world.nodes[2].id;
+    world.kill(2);
+    world.run(4 * SECOND);
+    assert_eq!(world.sent, 0, "before the delay");
+    world.roster.number += 1;
+    world.roster.members.remove(&id);
+    for at in [0, 1, 3, 4] {
+        let roster = world.roster.clone();
+        world.input(at, Input::Roster(roster));
+        world.view(at);
+    }
+    world.run(4 * SECOND);
+    assert!(world.sent > 0, "nobody is waited for");
+    for at in [0, 1, 3, 4] {
+        assert!(world.nodes[at].events.contains(&Event::RepairStarted { node: id }), "n{at}");
+    }
+    world.run(40 * SECOND);
+    assert_placed(&world, 100, "after it was forgotten");
 }
 
 #[test]
@@ -377,98 +399,6 @@ fn nodes_with_different_views_never_delete_against_each_other() {
     }
 }
 
-/// Receipts alone, step by step: nodes with any idea of who the owners are ask, vouch, release, restart and
-/// get copies again, in any order and with pauses. Whoever releases leaves N copies elsewhere.
-fn receipts(seed: u64, faults: Faults) -> Result<(), String> {
-    let (nodes, needed) = (6, 2);
-    let mut random = fastrand::Rng::with_seed(seed);
-    let ids: Vec<NodeId> = (0..nodes).map(|i| format!("n{i}").parse().unwrap()).collect();
-    let chunk = chunk(1);
-    let mut shelves: Vec<Shelf> = ids.iter().map(|_| Shelf::default()).collect();
-    let mut origins = vec![Instant::ZERO; nodes];
-    let mut claims: Vec<Option<Claim>> = vec![None; nodes];
-    let mut now = Instant::ZERO;
-    for shelf in &mut shelves {
-        shelf.enter(chunk, 1, &[], true, faults);
-    }
-    let mut promised: Vec<Option<Instant>> = vec![None; nodes];
-    for _ in 0..2000 {
-        let pause = if random.u8(0..100) == 0 { 100_000 } else { 400 };
-        now += Duration::from_millis(random.u64(0..pause));
-        let at = random.usize(0..nodes);
-        let clock = |at: usize| Instant::ZERO + now.since(origins[at]);
-        match random.u8(0..12) {
-            0..3 if shelves[at].has(&chunk) && claims[at].is_none() => {
-                let mut others: Vec<usize> = (0..nodes).filter(|other| *other != at).collect();
-                random.shuffle(&mut others);
-                claims[at] = Some(Claim {
-                    chunk,
-                    asked_at: clock(at),
-                    owners: others.into_iter().take(needed).map(|other| ids[other]).collect(),
-                    receipts: BTreeSet::new(),
-                    references: BTreeSet::new(),
-                });
-            }
-            3..8 => {
-                let Some(claim) = &mut claims[at] else { continue };
-                let outstanding = claim.owners.difference(&claim.receipts).copied().collect::<Vec<_>>();
-                if let Some(owner) = random.choice(&outstanding) {
-                    let of = ids.iter().position(|id| id == owner).unwrap();
-                    if shelves[of].promise(clock(of), chunk, &[], faults) {
-                        if !shelves[of].has(&chunk) {
-                            return Err(format!("I8: {owner} vouches for what it is deleting"));
-                        }
-                        promised[of] = Some(now);
-                        claim.receipts.insert(*owner);
-                    } else {
-                        claims[at] = None;
-                    }
-                }
-            }
-            8 | 9 => {
-                let Some(claim) = claims[at].clone().filter(|c| c.receipts == c.owners) else { continue };
-                claims[at] = None;
-                let (gc_grace, worth) = (Duration::ZERO, |_: &Dot| Reference::Live);
-                let judge =
-                    Judge { worth: &worth, now: clock(at), breaker: false, ready: true, gc_grace, faults };
-                if shelves[at].release(&judge, &claim).is_ok() {
-                    let others = (0..nodes).filter(|o| *o != at && shelves[*o].has(&chunk)).count();
-                    let age = clock(at).since(claim.asked_at);
-                    let kept = promised[at].is_none_or(|given| now.since(given) >= PROMISE);
-                    if others < needed || age >= RECEIPT_VALID || !kept {
-                        let me = ids[at];
-                        return Err(format!(
-                            "I8: {me} leaves {others} after {age:?}, its promise kept: {kept}"
-                        ));
-                    }
-                }
-            }
-            10 if random.u8(0..4) == 0 => {
-                // Killed and started: what was marked is unlinked.
-                (origins[at], claims[at]) = (now, None);
-                for gone in shelves[at].open(Instant::ZERO, faults) {
-                    shelves[at].forget(&gone);
-                }
-            }
-            _ => {
-                // What was marked is unlinked, and somebody sends the chunk anew.
-                if shelves[at].row(&chunk).is_none_or(|row| row.gone) && random.bool() {
-                    shelves[at].forget(&chunk);
-                    shelves[at].enter(chunk, 1, &[], true, faults);
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn whoever_releases_leaves_enough_copies_in_any_order_of_steps() {
-    for seed in 0..1000 {
-        assert_eq!(receipts(seed, Faults::default()), Ok(()), "seed {seed}");
-    }
-}
-
 /// Runs seeds with a bug until one shows it; without it they pass, as the tests above say.
 fn found(
     name: &str,
@@ -508,56 +438,4 @@ fn planted_bugs_are_found() {
     .flatten()
     .collect();
     assert!(missed.is_empty(), "{missed:#?}");
-}
-
-/// A member keeps its database, loses it, is removed, joins.
-#[test]
-fn the_logs_of_a_database_that_the_roster_dropped_are_told_from_those_of_its_successor() {
-    let (old, new) = (DatabaseId([1; 16]), DatabaseId([2; 16]));
-    let [a, b, c, d] = ["a", "b", "c", "d"].map(|node| node.parse().unwrap());
-    let before = Databases::from([(a, old), (b, old), (c, old)]);
-    let after = Databases::from([(a, old), (b, new), (d, new)]);
-    let dropped = rules::dropped(&Dropped::new(), &before, &after);
-    assert_eq!(dropped, Dropped::from([(b, Some(new)), (c, None)]));
-    // One comes again, and what was dropped stays so.
-    let later = Databases::from([(a, old), (b, new), (c, new)]);
-    let returned = rules::dropped(&dropped, &after, &later);
-    assert_eq!(returned, Dropped::from([(b, Some(new)), (c, Some(new)), (d, None)]));
-
-    for random in [0, 7, u64::MAX] {
-        let origin = |node, database: DatabaseId| Origin { node, generation: database.generation(random) };
-        assert!(!rules::is_dropped(&origin(a, old), &dropped), "it has what it had");
-        assert!(rules::is_dropped(&origin(b, old), &dropped));
-        assert!(!rules::is_dropped(&origin(b, new), &dropped));
-        assert!(rules::is_dropped(&origin(c, new), &dropped));
-        assert!(!rules::is_dropped(&origin(c, new), &returned));
-    }
-    assert_ne!(old.generation(1), old.generation(2), "each start draws another");
-}
-
-/// An owner that lost its copy while nobody else has one says so for as long as that is so.
-#[test]
-fn a_chunk_that_nobody_has_is_missing_until_it_is_here_or_nothing_refers_to_it() {
-    let mut fetches = rounds::Fetches::default();
-    let (lost, mut now) = (chunk(1), Instant::ZERO);
-    fetches.want(now, lost);
-    for _ in 0..20 {
-        now = fetches.poll_timeout().expect("it is tried on and on");
-        assert_eq!(fetches.next(now), Some(lost));
-        fetches.fetched(now, lost, false);
-        // A pass finds it lacking.
-        fetches.want(now, lost);
-        fetches.end_of_pass();
-    }
-    assert_eq!(fetches.in_vain(), 1);
-    assert!(now.since(Instant::ZERO) < 20 * 64 * SECOND, "and not too seldom");
-    fetches.end_of_pass();
-    assert_eq!(fetches.in_vain(), 1);
-    fetches.end_of_pass();
-    assert!(fetches.is_empty(), "two passes did not find it lacking");
-
-    fetches.want(now, lost);
-    assert_eq!(fetches.next(now), Some(lost));
-    fetches.fetched(now, lost, true);
-    assert!(fetches.is_empty());
 }

@@ -171,6 +171,21 @@ fn only_the_member_itself_says_that_it_left_and_nobody_then_calls_it_dead() {
 }
 
 #[test]
+fn a_leave_that_is_called_off_is_believed_by_those_who_heard_of_it() {
+    let (mut a, mut b) = pair();
+    b.set_ready(true);
+    b.leave();
+    a.apply_claim(b.me.claim().clone(), true);
+    assert_eq!(a.member(&id("b")).unwrap().0, State::Leaving);
+    b.stay();
+    a.apply_claim(b.me.claim().clone(), true);
+    assert_eq!(a.member(&id("b")).unwrap().0, State::Alive);
+    let incarnation = b.me.statement().incarnation;
+    b.stay();
+    assert_eq!(b.me.statement().incarnation, incarnation, "who stays says nothing new");
+}
+
+#[test]
 fn a_suspected_joiner_does_not_become_an_owner() {
     let (mut a, mut b) = pair();
     b.set_ready(false);

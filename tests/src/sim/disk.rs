@@ -21,6 +21,8 @@ pub enum Data {
     Whole(ChunkId),
     /// Not all, or not the right ones.
     Torn,
+    /// The disk does not give them.
+    Unreadable,
 }
 
 /// Why the disk refused.
@@ -135,7 +137,10 @@ impl Disk {
     pub fn read(&mut self, path: &str) -> Result<Data, DiskError> {
         self.fault(false)?;
         let inode = self.names.get(path).ok_or(DiskError::Missing)?;
-        Ok(self.files.get(inode).ok_or(DiskError::Missing)?.cached)
+        match self.files.get(inode).ok_or(DiskError::Missing)?.cached {
+            Data::Unreadable => Err(DiskError::Io),
+            data => Ok(data),
+        }
     }
 
     /// What is under a name now, for whoever must not be failed.
@@ -180,14 +185,28 @@ impl Disk {
         (self.failing, self.full) = (0, false);
     }
 
-    /// Flips a bit in one file, chosen by `random`; says whether there was one.
-    pub fn rot(&mut self, random: &mut fastrand::Rng) -> bool {
-        let count = self.files.len();
-        let victim = if count == 0 { None } else { self.files.values_mut().nth(random.usize(0..count)) };
+    /// Flips a bit in a file; says whether there was one.
+    pub fn rot(&mut self, path: &str) -> bool {
+        self.spoil(path, Data::Torn)
+    }
+
+    /// A sector of a file goes bad; says whether there was one.
+    pub fn wear(&mut self, path: &str) -> bool {
+        self.spoil(path, Data::Unreadable)
+    }
+
+    fn spoil(&mut self, path: &str, data: Data) -> bool {
+        let victim = self.names.get(path).and_then(|inode| self.files.get_mut(inode));
         victim.is_some_and(|file| {
-            (file.cached, file.durable) = (Data::Torn, Data::Torn);
+            (file.cached, file.durable) = (data, data);
             true
         })
+    }
+
+    /// Loses a file, as after a check of the file system; says whether there was one.
+    pub fn vanish(&mut self, path: &str) -> bool {
+        self.durable_names.remove(path);
+        self.names.remove(path).is_some()
     }
 }
 
@@ -255,6 +274,19 @@ mod tests {
         disk.full = true;
         assert_eq!(disk.write("y", chunk("y")), Err(DiskError::NoSpace));
         assert_eq!(disk.read("x"), Ok(Data::Whole(chunk("x"))));
-        assert!(disk.rot(&mut fastrand::Rng::with_seed(1)));
+    }
+
+    #[test]
+    fn rot_and_loss_survive_every_crash() {
+        for seed in 0..50 {
+            let mut disk = Disk::default();
+            store(&mut disk, true, true);
+            assert!(disk.rot("ab/x") && !disk.rot("ab/y"));
+            disk.crash(&mut fastrand::Rng::with_seed(seed));
+            assert_eq!(disk.read("ab/x"), Ok(Data::Torn), "seed {seed}");
+            assert!(disk.vanish("ab/x") && !disk.vanish("ab/x"));
+            disk.crash(&mut fastrand::Rng::with_seed(seed));
+            assert_eq!(disk.read("ab/x"), Err(DiskError::Missing), "seed {seed}");
+        }
     }
 }

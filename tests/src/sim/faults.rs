@@ -11,6 +11,17 @@ use kepler_protocol::time::Instant;
 
 use super::network::Place;
 
+/// How a file goes bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// A bit flips.
+    Flip,
+    /// It is there no more.
+    Vanish,
+    /// The disk does not give it.
+    Unreadable,
+}
+
 /// One thing that goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -89,6 +100,17 @@ pub enum Fault {
         /// How many.
         count: u32,
     },
+    /// Whole chunk files go bad: only of chunks that have another good copy that stays.
+    Rot {
+        /// Where.
+        place: Place,
+        /// Chooses which files.
+        pick: u64,
+        /// How many.
+        count: u32,
+        /// In which way.
+        damage: Damage,
+    },
     /// No space for chunk files.
     DiskFull {
         /// Where.
@@ -118,6 +140,11 @@ pub enum Fault {
         place: Place,
         /// Until it starts again.
         away: Duration,
+    },
+    /// Its operator calls that off.
+    Stay {
+        /// Where.
+        place: Place,
     },
     /// An operator asks a node to have another forgotten, which it refuses where it sees that one.
     Forget {
@@ -161,12 +188,16 @@ pub struct Budget {
     pub clocks: bool,
     /// Whether disks may fail.
     pub disks: bool,
+    /// Whether chunk files rot and vanish.
+    pub rot: bool,
     /// Whether operators let nodes leave and have them forgotten.
     pub operators: bool,
     /// Whether some of it lasts long enough for copies to be made: up to a minute and a half.
     pub long: bool,
     /// With [`Budget::operators`]: who leaves drains first, and those are forgotten that are away.
     pub drains: bool,
+    /// With that: now and then all are told to leave at once.
+    pub crowd: bool,
 }
 
 impl Default for Budget {
@@ -178,9 +209,11 @@ impl Default for Budget {
             processes: true,
             clocks: true,
             disks: true,
+            rot: false,
             operators: false,
             long: false,
             drains: false,
+            crowd: false,
         }
     }
 }
@@ -213,6 +246,20 @@ pub fn plan(
         let place = random.usize(0..nodes);
         let longest = [300, 3_000, 30_000, 90_000][random.usize(0..if budget.long { 4 } else { 3 })];
         let time = Duration::from_millis(random.u64(50..longest));
+        if budget.rot && random.u8(0..3) == 0 {
+            let (pick, count) = (random.u64(..), random.u32(1..6));
+            let damage = [Damage::Flip, Damage::Flip, Damage::Vanish, Damage::Unreadable];
+            let damage = damage[random.usize(0..damage.len())];
+            // A disk gives up so many of what it cannot read, and then waits.
+            let count = if damage == Damage::Unreadable { 1 } else { count };
+            faults.push((at, Fault::Rot { place, pick, count, damage }));
+            continue;
+        }
+        if budget.crowd && random.u8(0..8) == 0 {
+            all_leave(nodes, at, &mut faults, random);
+            faults.sort_by_key(|(at, _)| *at);
+            continue;
+        }
         if budget.operators && budget.drains && random.u8(0..4) == 0 {
             match random.u8(0..8) {
                 0..4 => faults.push((at, Fault::Leave { place, away: time })),
@@ -284,6 +331,18 @@ fn forgotten(
     for _ in 0..2 {
         let by = (place + random.usize(1..nodes)) % nodes;
         faults.push((told, Fault::Forget { place, by }));
+    }
+}
+
+/// All but a few are told to leave before they can have heard of each other, and some of them to stay after all.
+fn all_leave(nodes: usize, at: Instant, faults: &mut Vec<(Instant, Fault)>, random: &mut fastrand::Rng) {
+    let spared = if random.bool() { nodes } else { random.usize(0..nodes) };
+    for place in (0..nodes).filter(|place| *place != spared) {
+        let told = at + Duration::from_millis(random.u64(0..20));
+        faults.push((told, Fault::Leave { place, away: Duration::from_millis(random.u64(50..30_000)) }));
+        if random.u8(0..8) == 0 {
+            faults.push((told + Duration::from_millis(random.u64(0..20_000)), Fault::Stay { place }));
+        }
     }
 }
 

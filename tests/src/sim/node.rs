@@ -29,17 +29,19 @@ mod start;
 mod uploads;
 mod witness;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kepler_protocol::chunk::ChunkId;
+use kepler_protocol::identity::DatabaseId;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replica::Replica;
 use kepler_protocol::replicator::Faults;
-use kepler_protocol::replicator::rules::Reference;
+use kepler_protocol::replicator::departure::Departure;
+use kepler_protocol::replicator::rules::{Reference, databases};
 use kepler_protocol::ring::Ring;
 use kepler_protocol::swim::Swim;
 use kepler_protocol::time::Instant;
@@ -75,8 +77,7 @@ pub struct Node {
     roster_ring: (u64, Ring),
     healing: Healing,
     delivery: Delivery,
-    /// When to ask next whether it may leave, once it is to.
-    leave_at: Option<Instant>,
+    departure: Departure,
     has_left: bool,
     reads: Reads,
     requests: Requests,
@@ -140,7 +141,7 @@ impl Process for Node {
         machines
             .into_iter()
             .flatten()
-            .chain(self.leave_at)
+            .chain(self.departure.poll_timeout())
             .chain(self.healing.poll_timeout())
             .chain(self.delivery.next)
             .min()
@@ -216,8 +217,14 @@ impl Process for Node {
         ids.filter_map(|id| self.place_of(id)).collect()
     }
 
+    fn databases(&self) -> BTreeMap<Place, DatabaseId> {
+        let roster = self.replica.council().roster();
+        let databases = roster.map(databases).unwrap_or_default().into_iter();
+        databases.filter_map(|(id, database)| Some((self.place_of(&id)?, database))).collect()
+    }
+
     fn is_leaving(&self) -> bool {
-        self.leave_at.is_some()
+        self.departure.is_leaving()
     }
 
     fn replicas(&self) -> usize {
@@ -235,7 +242,17 @@ impl Process for Node {
 
     fn keeps(&self, room: &Room, chunk: &ChunkId) -> bool {
         let seen = self.replica.catalog().seen();
-        let ended = |dot: &Dot| room.worth(seen, dot, Faults::default()) == Reference::Ended;
+        // What nobody saw of a log is ended once no database is bound that it could be of, whatever was noted.
+        let roster = self.replica.council().roster();
+        let bound = |dot: &Dot| {
+            let entry = roster.and_then(|roster| roster.members.get(&dot.origin.node));
+            entry.is_some_and(|entry| entry.database.began(dot.origin.generation))
+        };
+        let ended = |dot: &Dot| match room.worth(seen, dot, Faults::default()) {
+            Reference::Ended => true,
+            Reference::Unseen => !bound(dot),
+            Reference::Live => false,
+        };
         let row = room.shelf.row(chunk);
         row.is_some_and(|row| row.recovered || !row.dots.iter().all(ended))
     }

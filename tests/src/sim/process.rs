@@ -1,12 +1,13 @@
 //! What the world needs of a node's process, so that the harness can be tried on a toy too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
 use kepler_protocol::api::Durability;
 use kepler_protocol::catalog::command::{Precondition, Refusal};
 use kepler_protocol::chunk::ChunkId;
+use kepler_protocol::identity::DatabaseId;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::time::{Instant, UnixMillis};
@@ -88,6 +89,8 @@ pub enum Answer {
 pub enum Word {
     /// To leave for good; it ends with [`Output::Exit`].
     Leave,
+    /// To stay after all.
+    Stay,
     /// To have a member forgotten.
     Forget(Place),
     /// To send in the background at most so many bytes a second.
@@ -272,6 +275,10 @@ pub trait Durable {
     fn take_broken(&mut self) -> Vec<(&'static str, String)> {
         Vec::new()
     }
+    /// How many copies it ever set aside because they were rotten or gone.
+    fn set_aside(&self) -> u64 {
+        0
+    }
     /// How many copies it ever sent in the background.
     fn pushed(&self) -> u64 {
         0
@@ -340,6 +347,10 @@ pub trait Process: Sized + 'static {
     /// The members by its roster.
     fn members(&self) -> BTreeSet<Place> {
         BTreeSet::new()
+    }
+    /// The members by its roster, with the databases that it binds.
+    fn databases(&self) -> BTreeMap<Place, DatabaseId> {
+        BTreeMap::new()
     }
     /// Whether it is on its way out for good.
     fn is_leaving(&self) -> bool {

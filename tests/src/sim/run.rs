@@ -128,6 +128,7 @@ impl<P: Process> Run<P> {
                 }
                 Happening::Left(place) => {
                     self.rosters.left += 1;
+                    self.harm.leavers.remove(&place);
                     if self.plan.options.heal {
                         self.throw_away(place);
                     }
@@ -232,6 +233,9 @@ impl<P: Process> Run<P> {
                 forgotten,
                 self.rosters.removed.saturating_sub(self.rosters.left + forgotten),
             ],
+            rot: [self.harm.rotted, self.world.nodes.iter().map(|n| n.durable.set_aside()).sum()],
+            rebound: self.rosters.rebound,
+            stayed: self.harm.stayed,
             busiest,
             excused,
             delivered,

@@ -2,6 +2,7 @@
 //!
 //! Chunks here are of 1 MiB, which are files of their own; a file of one chunk is that chunk.
 
+mod breaker;
 mod deaths;
 mod deletion;
 mod growth;
@@ -10,6 +11,7 @@ mod pace;
 mod restarts;
 mod rot;
 mod storms;
+mod verbs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

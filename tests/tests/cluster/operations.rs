@@ -12,13 +12,13 @@ use reqwest::StatusCode;
 use super::healing::{FAST, MIB, verify, with};
 
 /// Runs `kepler` against a node.
-async fn kepler(node: &Node, args: &[&str]) -> Result<Output> {
+pub async fn kepler(node: &Node, args: &[&str]) -> Result<Output> {
     let mut command = Command::new(binary("kepler"));
     command.env("KEPLER_URL", node.url()).env_remove("KEPLER_TOKEN").args(args);
     Ok(tokio::task::spawn_blocking(move || command.output()).await??)
 }
 
-fn stdout(out: &Output) -> String {
+pub fn stdout(out: &Output) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 

@@ -330,6 +330,10 @@ impl Files for Fake {
         self.verb(format!("{request:?}")).unwrap_or_default()
     }
 
+    async fn stay(&self) -> Result<api::Accepted, OperatorError> {
+        Err(OperatorError::Conflict("this node is not leaving".to_owned()))
+    }
+
     async fn leave(&self) -> Result<api::Accepted, OperatorError> {
         self.verb("leave".to_owned())
     }

@@ -74,7 +74,11 @@ impl Chunks {
                 warn!(chunk = %id, error = %corrupt, "a chunk to be sent is rotten");
                 return Sent::NotHere;
             }
-            Err(error) => {
+            Err(error @ ReadError::Io { .. }) => {
+                warn!(chunk = %id, %error, "could not read a chunk to be sent");
+                return Sent::NotHere;
+            }
+            Err(error @ ReadError::Database(_)) => {
                 warn!(chunk = %id, %error, "could not read a chunk to be sent");
                 return Sent::Failed;
             }

@@ -15,7 +15,7 @@ use kepler_protocol::version::Dot;
 use tracing::{debug, warn};
 
 use super::{Chunks, Unavailable};
-use crate::store::{self, QueueRow};
+use crate::store::{self, QueueRow, Unreadable};
 use crate::swarm::TransferError;
 use crate::telemetry::{Direction, Purpose};
 
@@ -91,13 +91,14 @@ impl Chunks {
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
                 self.note_quarantined(id);
-                if let Err(error) = self.inner.store.quarantine(id).await {
+                if let Err(error) = self.inner.store.quarantine(id, Unreadable::Stays).await {
                     warn!(chunk = %id, %error, "could not quarantine");
                 }
                 Local::Quarantined
             }
             Err(error) => {
-                // To this reader it is as good as missing; but nobody may say that it is not here.
+                // To this reader it is as good as missing; but nobody may say that it is not here. It is owed to this
+                // node like one that is missing, and written anew.
                 warn!(chunk = %id, %error, "reading a chunk failed");
                 Local::Unreadable
             }

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use crate::replication::chunks::Chunks;
 use crate::replication::electorate::Electors;
-use crate::store::{self, ReadError, Store};
+use crate::store::{self, Looked, ReadError, Store, Unreadable};
 use crate::swarm;
 use crate::tasks::Tasks;
 use crate::throttle;
@@ -128,6 +128,10 @@ impl Worker {
                     Done::Collected { chunks, bytes }
                 });
             }
+            Action::SetAside { chunk } => self.spawn(async move {
+                warn!(chunk = %chunk, "the disk fails to give a chunk: it is set aside and fetched anew");
+                worker.set_aside(chunk, Unreadable::SetAside).await;
+            }),
             Action::Scrub { id, restart, limit } => {
                 self.start(id, async move { Done::Scrubbed(worker.scrub(restart, limit).await) });
             }
@@ -142,18 +146,24 @@ impl Worker {
         self.spawn(async move { worker.check(id).await });
     }
 
-    /// Sets a copy aside if it is rotten or its bytes are gone, and tells the machine.
+    /// Sets a copy aside if it is rotten or its bytes are gone, and tells the machine. What becomes of one that the
+    /// disk fails to give is for the machine to say.
     async fn check(&self, id: ChunkId) {
+        self.set_aside(id, Unreadable::Stays).await;
+    }
+
+    async fn set_aside(&self, id: ChunkId, unreadable: Unreadable) {
         let held = self.store.held(vec![id]).await;
         if !held.is_ok_and(|held| held.first().is_some_and(Option::is_some)) {
             return;
         }
-        match self.store.quarantine(id).await {
-            Ok(true) => {
+        match self.store.quarantine(id, unreadable).await {
+            Ok(Looked::SetAside) => {
                 self.chunks.note_quarantined(id);
                 self.tell(Input::Lost(id));
             }
-            Ok(false) => {}
+            Ok(Looked::Unreadable) => self.tell(Input::Unreadable(id)),
+            Ok(Looked::Intact) => {}
             Err(error) => warn!(chunk = %id, %error, "could not quarantine"),
         }
     }
@@ -174,8 +184,8 @@ impl Worker {
     async fn promise(&self, chunk: ChunkId, dots: Vec<Dot>) -> bool {
         match self.store.promise(chunk, dots).await {
             Ok(promised) => promised,
-            Err(ReadError::Corrupt(corrupt)) => {
-                warn!(chunk = %chunk, error = %corrupt, "a chunk to be vouched for is rotten");
+            Err(bad @ (ReadError::Corrupt(_) | ReadError::Io { .. })) => {
+                warn!(chunk = %chunk, error = %bad, "a chunk to be vouched for is rotten or cannot be read");
                 self.check(chunk).await;
                 false
             }
@@ -192,6 +202,10 @@ impl Worker {
                 for id in &step.bad {
                     warn!(chunk = %id, "a chunk is rotten or gone: it was set aside");
                     self.chunks.note_quarantined(*id);
+                }
+                for id in step.unreadable {
+                    warn!(chunk = %id, "the disk fails to give a chunk");
+                    self.look_again(id);
                 }
                 Scrubbed { checked: step.checked, bad: step.bad, finished: step.finished }
             }

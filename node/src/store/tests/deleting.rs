@@ -7,7 +7,7 @@ use kepler_protocol::identity::DatabaseId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::holding::{Note, digest_of};
 use kepler_protocol::replicator::message::{Holds, Item};
-use kepler_protocol::replicator::rules::{self, Claim, Kept};
+use kepler_protocol::replicator::rules::{self, Bound, Claim, Kept};
 
 use super::*;
 
@@ -174,7 +174,7 @@ async fn what_nothing_refers_to_is_collected_after_its_grace_and_nothing_else() 
         let id = recovered.id().to_string();
         move |tx| Ok(tx.connection.execute("UPDATE packed_chunks SET bytes = x'00' WHERE number = (SELECT packed FROM chunks WHERE id = ?1)", [id])?)
     }).await.unwrap();
-    assert!(store.quarantine(recovered.id()).await.unwrap());
+    assert_eq!(store.quarantine(recovered.id(), Unreadable::Stays).await.unwrap(), Looked::SetAside);
     store.put(recovered.clone(), &[]).await.unwrap();
     store.note(unreferenced(all.clone())).await.unwrap();
     assert_eq!(collect(0, CALM).await, (0, 0), "a recovered chunk stays recovered");
@@ -303,18 +303,17 @@ async fn logs_of_a_lost_database_end_and_others_do_not() {
     store.put(a.clone(), &[gone]).await.unwrap();
     store.put(b.clone(), &[other, longer, new]).await.unwrap();
     let dropped = |now| [("node-x".parse().unwrap(), now)].into();
-    store
-        .note_databases([("node-x".parse().unwrap(), successor)].into(), dropped(Some(successor)))
-        .await
-        .unwrap();
+    let databases = [("node-x".parse().unwrap(), successor)].into();
+    store.note_databases(Bound { databases, dropped: dropped(Some(successor)) }).await.unwrap();
     let kept = |id| {
         let store = store.clone();
         async move { store.kept_references(id).await.unwrap().unwrap().dots }
     };
     assert!(kept(a.id()).await.is_empty());
     assert_eq!(kept(b.id()).await.len(), 3, "the log of the new database goes on");
-    store.note_databases([].into(), dropped(None)).await.unwrap();
-    assert_eq!(store.noted_databases().await.unwrap(), ([].into(), dropped(None)));
+    let later = Bound { databases: [].into(), dropped: dropped(None) };
+    store.note_databases(later.clone()).await.unwrap();
+    assert_eq!(store.noted_databases().await.unwrap(), later);
     assert_eq!(kept(b.id()).await.len(), 2, "the member is gone");
     assert!(rules::PROMISE > rules::RECEIPT_VALID);
 }

@@ -44,12 +44,12 @@ async fn a_packed_chunk_that_rots_is_noticed_set_aside_and_healed() {
         rot(&store, &kept, rotten).await;
         assert!(matches!(store.read(kept.id()).await, Err(ReadError::Corrupt(_))));
         assert!(matches!(store.adopt(kept.id(), &[dot(3)]).await, Err(ReadError::Corrupt(_))));
-        assert!(store.quarantine(kept.id()).await.unwrap());
+        assert_eq!(store.quarantine(kept.id(), Unreadable::Stays).await.unwrap(), Looked::SetAside);
         assert!(matches!(store.read(kept.id()).await, Err(ReadError::Missing(_))));
         assert_eq!(store.usage().await.unwrap().chunks, 0);
         assert_eq!(count(&store, "SELECT count(*) FROM packed_chunks").await, 0);
         store.put(kept.clone(), &[]).await.unwrap();
-        assert!(!store.quarantine(kept.id()).await.unwrap());
+        assert_eq!(store.quarantine(kept.id(), Unreadable::Stays).await.unwrap(), Looked::Intact);
     }
     // Bytes in hand heal what is rotten.
     rot(&store, &kept, b"keplEr").await;

@@ -479,6 +479,8 @@ impl World {
                 let (count, bytes) = (marked.len() as u64, marked.iter().map(|(_, size)| size).sum());
                 (id, Done::Collected { chunks: count, bytes }, 80)
             }
+            // Nothing is unreadable here.
+            Action::SetAside { .. } => return,
             Action::Scrub { id, restart, limit } => {
                 let (files, rotten) = (&node.files, &node.rotten);
                 let whole = |chunk: &ChunkId| files.contains(chunk) && !rotten.contains(chunk);

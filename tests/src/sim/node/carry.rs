@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kepler_protocol::catalog::storage::StorageError;
+use kepler_protocol::replicator::departure::Step;
 use kepler_protocol::time::Instant;
 use kepler_protocol::view::View;
 use kepler_protocol::{replica, replicator, swim};
@@ -52,6 +53,9 @@ impl Node {
             return self.settle(room, clocks);
         }
         self.heal(room, now);
+        if self.depart(room, now)? {
+            return self.settle(room, clocks);
+        }
         if self.has_left {
             self.swim.left();
         }
@@ -116,7 +120,11 @@ impl Node {
                     room.stored.push(version);
                 }
             }
-            replica::Output::Operated(LEAVE, Ok(())) => self.has_left = true,
+            replica::Output::Operated(LEAVE, result) => {
+                let drained = self.is_drained();
+                let step = self.departure.answered(clocks.now, result.is_ok(), drained);
+                self.has_left |= step == Some(Step::End);
+            }
             replica::Output::Operated(OPERATOR, Ok(())) => room.witness.forgotten += 1,
             replica::Output::Roster(roster) => {
                 self.healing.forget_removed(&roster);

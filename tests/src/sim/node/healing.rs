@@ -79,8 +79,9 @@ impl Healing {
             }
         }
         for chunk in room.whole_files() {
-            if room.shelf.row(&chunk).is_none() {
-                room.shelf.enter(chunk, CHUNK_BYTES, &[], true, faults);
+            let row = room.shelf.row(&chunk);
+            if row.is_none_or(|row| row.aside) {
+                room.shelf.enter(chunk, CHUNK_BYTES, &[], row.is_none(), faults);
             }
         }
         let config = Config {
@@ -88,7 +89,7 @@ impl Healing {
             handoff_grace: setup.handoff_grace,
             gc_grace: setup.gc_grace,
             inventory_interval: setup.inventory_interval,
-            scrub_interval: Duration::from_secs(240),
+            scrub_interval: setup.scrub_interval,
             faults,
             ..Config::new(me)
         };
@@ -181,7 +182,8 @@ impl Node {
     pub(super) fn heal_fetched(&mut self, room: &mut Room, now: Instant, key: u64, reply: Option<Reply>) {
         let Some((id, chunk, others)) = self.healing.fetches.remove(&key) else { return };
         let found = matches!(reply, Some(Reply::Fetched(true)));
-        if found && room.shelf.has(&chunk) && room.keep(chunk, !self.setup.no_folder_sync) {
+        let folder = !self.setup.no_folder_sync;
+        if found && room.take(chunk, &[], false, folder, self.setup.heal).0 {
             self.healing.machine.handle(now, Told::Done { id, done: Done::Fetched(Some(CHUNK_BYTES)) });
             return;
         }
@@ -228,7 +230,7 @@ impl Node {
         {
             match id {
                 Some(id) => self.send(room, now, id, chunk, to),
-                None => self.send_owed(now, (to, chunk)),
+                None => self.send_owed(room, now, (to, chunk)),
             }
         }
     }
@@ -244,14 +246,30 @@ impl Node {
         room.witness.cap(now, cap);
     }
 
+    /// Hashes a copy before it is relied on: one that is rotten or gone is set aside and fetched anew. Whether there
+    /// is a good one.
+    pub(super) fn hash(&mut self, room: &mut Room, now: Instant, chunk: &ChunkId) -> bool {
+        if room.set_aside(chunk, self.setup.heal) {
+            self.healing.machine.handle(now, Told::Lost(*chunk));
+        } else if room.shelf.has(chunk) && room.is_unreadable(chunk) {
+            self.healing.machine.handle(now, Told::Unreadable(*chunk));
+        }
+        room.shelf.has(chunk) && room.is_whole(chunk)
+    }
+
     fn send(&mut self, room: &mut Room, now: Instant, id: ActionId, chunk: ChunkId, to: NodeId) {
-        let row = room.shelf.row(&chunk).filter(|row| !row.gone);
-        let Some(row) = row.filter(|_| room.is_whole(&chunk)) else {
-            self.healing.machine.handle(now, Told::Done { id, done: Done::Sent(Came::NotHere) });
+        if !self.setup.heal.sends_unhashed {
+            self.hash(room, now, &chunk);
+        }
+        let unreadable = room.is_unreadable(&chunk);
+        let Some(row) = room.shelf.row(&chunk).filter(|row| row.is_here() && !unreadable) else {
+            let came = if unreadable { Came::Failed } else { Came::NotHere };
+            self.healing.machine.handle(now, Told::Done { id, done: Done::Sent(came) });
             return;
         };
         let question =
             Question::Push { chunk, dots: row.dots.iter().copied().collect(), recovered: row.recovered };
+        self.witness_sent(room, &chunk);
         self.request(to, question, now + PUSH_DEADLINE, Sent::Push(id));
     }
 }

@@ -40,6 +40,8 @@ pub struct Delivery {
     rests: BTreeMap<Row, Instant>,
     /// What is looked for elsewhere, and who is still to be asked.
     gathers: BTreeMap<Row, VecDeque<NodeId>>,
+    /// What was got elsewhere, hashed on the way, and waits to be sent on.
+    gathered: BTreeSet<Row>,
 }
 
 impl Delivery {
@@ -127,6 +129,7 @@ impl Node {
         if found {
             self.delivery.gathers.remove(&row);
             if target != self.seat.id {
+                self.delivery.gathered.insert(row);
                 self.heal_owed(now, row);
                 return;
             }
@@ -142,8 +145,16 @@ impl Node {
     }
 
     /// The throttle let a chunk through that is owed.
-    pub(super) fn send_owed(&mut self, now: Instant, row: Row) {
+    pub(super) fn send_owed(&mut self, room: &mut Room, now: Instant, row: Row) {
         let (target, chunk) = row;
+        if !self.delivery.gathered.remove(&row) {
+            // It may have rotted or gone while it waited.
+            if !self.hash(room, now, &chunk) {
+                self.owed_done(room, now, row, false);
+                return;
+            }
+            self.witness_sent(room, &chunk);
+        }
         let dots = self.delivery.under_way.get(&row).into_iter().flatten().copied().collect();
         let question = Question::Push { chunk, dots, recovered: false };
         self.request(target, question, now + PUSH_DEADLINE, Sent::Owed(row));

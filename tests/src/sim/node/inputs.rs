@@ -1,11 +1,10 @@
 //! What an input does: which machine it is handed to, and which question is answered at once.
 
-use std::time::Duration;
-
 use kepler_protocol::catalog::command::CommandId;
 use kepler_protocol::catalog::storage::StorageError;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replica::{self, Operator, Request, Response, Unreachable};
+use kepler_protocol::replicator::departure::{self, Step};
 use kepler_protocol::roster::council::Peer;
 use kepler_protocol::time::Instant;
 
@@ -13,7 +12,7 @@ use super::message::{Addressed, Question, Reply};
 use super::requests::Sent;
 use super::room::Room;
 use super::{Node, address};
-use crate::sim::process::{Clocks, Input, Output, Process, Word};
+use crate::sim::process::{Clocks, Input, Output, Word};
 
 /// Anything else is a bug that a run should end with.
 const SOUND: &str = "a replica sends what a replica takes";
@@ -21,9 +20,7 @@ const SOUND: &str = "a replica sends what a replica takes";
 /// Names what operators ask, beside the commands of clients.
 pub(super) const OPERATOR: CommandId = CommandId(u64::MAX);
 pub(super) const LEAVE: CommandId = CommandId(u64::MAX - 1);
-
-/// How often a node that is to leave looks whether it may.
-const LOOK_WHETHER_TO_LEAVE: Duration = Duration::from_secs(1);
+const STAY: CommandId = CommandId(u64::MAX - 2);
 
 impl Node {
     pub(super) fn input(
@@ -62,11 +59,11 @@ impl Node {
     ) -> Result<(), StorageError> {
         match request {
             // Who leaves takes nothing that it would have to hand over at once.
-            Question::Store(..) if room.leaving => {
+            Question::Store(..) if self.setup.drains && !self.departure.takes_copies() => {
                 let response = Reply::Stored(false);
                 self.outputs.push_back(Output::Response { token, response });
             }
-            Question::Push { .. } if room.leaving => {
+            Question::Push { .. } if self.setup.drains && !self.departure.takes_copies() => {
                 let response = Reply::Pushed { stored: false, held: false };
                 self.outputs.push_back(Output::Response { token, response });
             }
@@ -82,7 +79,13 @@ impl Node {
                 self.outputs.push_back(Output::Response { token, response });
             }
             Question::Fetch(chunk) => {
-                let response = Reply::Fetched(room.shelf.has(&chunk) && room.is_whole(&chunk));
+                let unhashed =
+                    self.setup.heal.sends_unhashed && room.shelf.has(&chunk) && room.is_named(&chunk);
+                let given = unhashed || self.hash(room, now, &chunk);
+                if given {
+                    self.witness_sent(room, &chunk);
+                }
+                let response = Reply::Fetched(given);
                 self.outputs.push_back(Output::Response { token, response });
             }
             Question::Heal(bytes) => self.heal_asked(now, node, token, &bytes),
@@ -166,12 +169,17 @@ impl Node {
     fn operated(&mut self, room: &mut Room, now: Instant, word: Word) -> Result<(), StorageError> {
         match word {
             Word::Leave => {
-                let alone = self.members().len() < 2;
+                let alone = !departure::may_begin(&self.seat.id, &self.view);
                 if self.setup.drains && (alone || self.replica.council().standing().is_err()) {
                     return Ok(());
                 }
                 room.leaving = self.setup.drains;
-                self.begin_to_leave(now);
+                self.begin_to_leave();
+            }
+            Word::Stay => {
+                if self.departure.cancel() {
+                    self.stay(room, now)?;
+                }
             }
             Word::Cap(cap) => self.heal_cap(room, now, cap),
             Word::Forget(place) => {
@@ -188,16 +196,6 @@ impl Node {
     }
 
     fn timeout(&mut self, room: &mut Room, now: Instant) -> Result<(), StorageError> {
-        if self.leave_at.is_some_and(|at| at <= now) {
-            self.leave_at = Some(now + LOOK_WHETHER_TO_LEAVE);
-            let drained = !self.setup.drains || self.healing.machine.is_drained();
-            if drained && self.setup.leaves_unshared {
-                self.has_left = true;
-            } else if drained {
-                let word = replica::Input::Operator(LEAVE, Operator::Leave);
-                self.replica.handle(&mut room.db, now, word)?;
-            }
-        }
         self.swim.handle_timeout(now);
         if self.replica.poll_timeout().is_some_and(|at| at <= now) {
             self.replica.handle_timeout(&mut room.db, now)?;
@@ -208,8 +206,41 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn begin_to_leave(&mut self, now: Instant) {
+    pub(super) fn begin_to_leave(&mut self) {
+        self.departure.begin();
         self.swim.leave();
-        self.leave_at = Some(now);
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        !self.setup.drains || self.healing.machine.is_drained()
+    }
+
+    /// Does what a node that leaves has to do now; whether that was anything.
+    pub(super) fn depart(&mut self, room: &mut Room, now: Instant) -> Result<bool, StorageError> {
+        let council = self.replica.council();
+        let deserted = |roster| departure::is_deserted(&self.seat.id, &self.view, roster);
+        let ready = self.setup.drains && council.standing().is_ok();
+        let deserted = ready && council.roster().is_some_and(deserted);
+        match self.departure.look(now, self.is_drained(), deserted) {
+            None => return Ok(false),
+            Some(Step::Ask) if self.setup.leaves_unshared => {
+                self.has_left |= self.departure.answered(now, true, true) == Some(Step::End);
+            }
+            Some(Step::Ask) => {
+                let word = replica::Input::Operator(LEAVE, Operator::Leave);
+                self.replica.handle(&mut room.db, now, word)?;
+            }
+            Some(Step::End) => self.has_left = true,
+            Some(Step::Stay) => self.stay(room, now)?,
+        }
+        Ok(true)
+    }
+
+    /// It leaves no more.
+    fn stay(&mut self, room: &mut Room, now: Instant) -> Result<(), StorageError> {
+        room.leaving = false;
+        self.swim.stay();
+        let word = replica::Input::Operator(STAY, Operator::Stay);
+        self.replica.handle(&mut room.db, now, word)
     }
 }

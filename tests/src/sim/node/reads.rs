@@ -60,18 +60,21 @@ impl Node {
     /// Looks for the next chunk of a read here, then at its owners, then at every other member.
     fn look(&mut self, room: &mut Room, now: Instant, key: u64) {
         loop {
-            let Some(reading) = self.reads.under_way.get_mut(&key) else { return };
+            let Some(reading) = self.reads.under_way.get(&key) else { return };
             let Some(chunk) = reading.chunks.first().copied() else {
                 self.read_ends(key, None);
                 return;
             };
-            if !(room.shelf.has(&chunk) && room.is_whole(&chunk)) {
+            if !self.hash(room, now, &chunk) {
+                let Some(reading) = self.reads.under_way.get_mut(&key) else { return };
                 let others = self.view.ring().preference(chunk.key(), 3);
                 reading.candidates = others.into_iter().filter(|id| *id != self.seat.id).collect();
                 self.read_on(room, now, key, Some(false));
                 return;
             }
-            reading.chunks.remove(0);
+            if let Some(reading) = self.reads.under_way.get_mut(&key) {
+                reading.chunks.remove(0);
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use kepler_protocol::catalog::storage::Storage;
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::replicator::Faults;
 use kepler_protocol::replicator::memory::Shelf;
-use kepler_protocol::replicator::rules::Reference;
+use kepler_protocol::replicator::rules::{Bound, Reference};
 use kepler_protocol::swim;
 use kepler_protocol::version::{Dot, Version};
 
@@ -44,6 +44,9 @@ pub struct Room {
     pub(super) queue: Queue,
     backup_queue: Queue,
     pub(super) leaving: bool,
+    /// Kept in the database: which databases of members were bound and dropped.
+    pub(super) bound: Bound,
+    backup_bound: Bound,
     pub(super) witness: Witness,
 }
 
@@ -65,6 +68,8 @@ impl Room {
             queue: Queue::default(),
             backup_queue: Queue::default(),
             leaving: false,
+            bound: Bound::default(),
+            backup_bound: Bound::default(),
             witness: Witness::default(),
         }
     }
@@ -117,6 +122,28 @@ impl Room {
         chunks.filter(|chunk| self.is_whole(chunk)).collect()
     }
 
+    /// Sets a copy aside that is rotten or gone: its row goes, what it was kept for stays. Whether it was one.
+    pub(super) fn set_aside(&mut self, chunk: &ChunkId, faults: Faults) -> bool {
+        if !self.shelf.has(chunk) || self.is_whole(chunk) || self.is_unreadable(chunk) {
+            return false;
+        }
+        self.give_up(chunk, faults);
+        true
+    }
+
+    /// Sets a copy aside, whatever it is like.
+    pub(super) fn give_up(&mut self, chunk: &ChunkId, faults: Faults) {
+        self.shelf.set_aside(chunk, faults);
+        self.witness.set_aside += 1;
+        // A file that stays all the same is written over when the chunk is fetched.
+        let _ = self.disk.unlink(&path_of(chunk));
+    }
+
+    /// Whether the disk does not give a chunk's file.
+    pub(super) fn is_unreadable(&self, chunk: &ChunkId) -> bool {
+        self.disk.peek(&path_of(chunk)) == Some(Data::Unreadable)
+    }
+
     /// Removes a chunk that was marked gone: file, folder entry, row.
     pub(super) fn unlink(&mut self, chunk: &ChunkId) -> bool {
         let path = path_of(chunk);
@@ -144,7 +171,7 @@ impl Room {
     /// What a reference is worth, by what this database knows and a catalog has seen.
     pub(super) fn worth(&self, seen: &Seen, dot: &Dot, faults: Faults) -> Reference {
         let survives = self.db.survivor(dot).ok().flatten().is_some();
-        Reference::judge(dot, seen, survives, false, faults)
+        Reference::judge(dot, seen, survives, self.bound.is_ended(&dot.origin, faults), faults)
     }
 }
 
@@ -165,6 +192,7 @@ impl Durable for Room {
         self.backup = self.db.clone();
         self.backup_shelf = self.shelf.clone();
         self.backup_queue = self.queue.clone();
+        self.backup_bound = self.bound.clone();
         self.witness.back_up();
     }
 
@@ -172,6 +200,7 @@ impl Durable for Room {
         self.db = std::mem::take(&mut self.backup);
         self.shelf = std::mem::take(&mut self.backup_shelf);
         self.queue = std::mem::take(&mut self.backup_queue);
+        self.bound = std::mem::take(&mut self.backup_bound);
         self.leaving = false;
         self.witness.restore();
     }
@@ -181,6 +210,7 @@ impl Durable for Room {
         self.peers.clear();
         self.leaving = false;
         self.queue = Queue::default();
+        self.bound = Bound::default();
         self.rebuild_shelf();
     }
 
@@ -240,6 +270,10 @@ impl Durable for Room {
 
     fn forgotten(&self) -> u64 {
         self.witness.forgotten
+    }
+
+    fn set_aside(&self) -> u64 {
+        self.witness.set_aside
     }
 
     fn pushed(&self) -> u64 {

@@ -30,6 +30,8 @@ pub struct Setup {
     pub gc_grace: Duration,
     /// `INVENTORY_INTERVAL_SECS`.
     pub inventory_interval: Duration,
+    /// `SCRUB_INTERVAL_SECS`.
+    pub scrub_interval: Duration,
     /// The cap of background traffic, in bytes a second, when a process starts.
     pub cap: u64,
     /// Whether who leaves drains before: without it only what becomes of names is looked at.
@@ -58,6 +60,7 @@ impl Default for Setup {
             handoff_grace: Duration::from_secs(20),
             gc_grace: Duration::from_secs(15),
             inventory_interval: Duration::from_secs(20),
+            scrub_interval: Duration::from_secs(240),
             cap: 4 << 20,
             drains: false,
             leaves_unshared: false,

@@ -8,6 +8,7 @@ use kepler_protocol::catalog;
 use kepler_protocol::catalog::storage::StorageError;
 use kepler_protocol::identity::{ClusterId, DatabaseId};
 use kepler_protocol::replica::{self, Replica};
+use kepler_protocol::replicator::departure::Departure;
 use kepler_protocol::ring::Ring;
 use kepler_protocol::roster::council::{self, Founding};
 use kepler_protocol::swim::{self, Swim};
@@ -106,7 +107,7 @@ impl Node {
             setup: *setup,
             healing: Healing::open(setup, seat.id, room, database, clocks.wall.0),
             delivery: Delivery::new(clocks.now, &room.queue),
-            leave_at: None,
+            departure: Departure::new(setup.repair_delay, setup.heal),
             has_left: false,
             reads: Reads::default(),
             key,
@@ -124,7 +125,7 @@ impl Node {
             seat,
         };
         if room.leaving {
-            node.begin_to_leave(clocks.now);
+            node.begin_to_leave();
         }
         let opened = (|| {
             node.settle(room, clocks)?;

@@ -41,6 +41,8 @@ pub struct Witness {
     pub deleted: Vec<Deleted>,
     /// What must not be, and was.
     pub broken: Vec<(&'static str, String)>,
+    /// Copies set aside.
+    pub set_aside: u64,
     /// Copies sent.
     pub pushed: u64,
     /// Copies delivered that were owed.

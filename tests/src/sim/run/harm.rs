@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::time::Instant;
 
-use super::{Run, UNDO};
-use crate::sim::faults::Fault;
+use super::{Options, Run, UNDO};
+use crate::sim::faults::{Damage, Fault};
 use crate::sim::network::Place;
 use crate::sim::process::{Durable, Process, Word};
 use crate::sim::rng;
@@ -24,6 +25,13 @@ pub(super) struct Harm {
     pub(super) leaving: BTreeMap<Place, Duration>,
     /// When a node last lost state that had been durable.
     pub(super) lost: BTreeMap<Place, Instant>,
+    /// When a copy on a node was last made rotten or lost.
+    pub(super) rotten: BTreeMap<(Place, ChunkId), Instant>,
+    /// How many copies were made so.
+    pub(super) rotted: u64,
+    /// Who was seen leaving, and how often one of them stayed after all.
+    pub(super) leavers: BTreeSet<Place>,
+    pub(super) stayed: u64,
     /// How many faults were injected.
     pub(super) injected: u64,
 }
@@ -103,6 +111,12 @@ impl<P: Process> Run<P> {
                     if self.plan.options.clocks == 0 { wall } else { moved as i64 };
             }
             Fault::DiskErrors { place, count } => self.world.nodes[place].durable.disk().failing += count,
+            Fault::Rot { place, pick, count, damage } => self.rot(place, pick, count, damage),
+            Fault::Stay { place } => {
+                if self.world.is_up(place) {
+                    self.world.operate(place, Word::Stay);
+                }
+            }
             Fault::DiskFull { place, time } => {
                 self.world.nodes[place].durable.disk().full = true;
                 self.later(index, time);
@@ -123,13 +137,61 @@ impl<P: Process> Run<P> {
         }
     }
 
+    /// Makes whole copies on a node bad.
+    fn rot(&mut self, place: Place, pick: u64, count: u32, damage: Damage) {
+        let mut random = fastrand::Rng::with_seed(pick);
+        let paths = self.world.nodes[place].durable.disk().paths();
+        let chunks = paths.iter().filter_map(|path| path.strip_prefix("chunks/")?.parse().ok());
+        let mut chunks: Vec<ChunkId> =
+            chunks.filter(|chunk| self.world.nodes[place].durable.holds(chunk)).collect();
+        random.shuffle(&mut chunks);
+        chunks.retain(|chunk| self.stays_elsewhere(place, chunk));
+        for chunk in chunks.into_iter().take(count as usize) {
+            let path = format!("chunks/{chunk}");
+            let disk = self.world.nodes[place].durable.disk();
+            let hit = match damage {
+                Damage::Flip => disk.rot(&path),
+                Damage::Vanish => disk.vanish(&path),
+                Damage::Unreadable => disk.wear(&path),
+            };
+            self.harm.rotted += u64::from(hit);
+            self.harm.rotten.insert((place, chunk), self.world.now());
+        }
+    }
+
+    /// Whether another node has a good copy that nothing takes from it: it loses no disk in this run, and is down or
+    /// believes that it owns the chunk. One that lets go of what it does not own relies on copies hashed up to a
+    /// minute before, which may have rotted since.
+    fn stays_elsewhere(&self, place: Place, chunk: &ChunkId) -> bool {
+        let loses = |at: Place| {
+            self.plan.faults.iter().any(|(_, fault)| match fault {
+                Fault::LoseDatabase { place, .. }
+                | Fault::RestoreDatabase { place, .. }
+                | Fault::EmptyDisk { place, .. } => *place == at,
+                _ => false,
+            })
+        };
+        let keeps = |at: Place| {
+            let process = self.world.nodes[at].process.as_ref();
+            process.is_none_or(|process| process.owners(chunk).contains(&at))
+        };
+        (0..self.plan.options.nodes)
+            .any(|at| at != place && self.world.nodes[at].durable.holds(chunk) && keeps(at) && !loses(at))
+    }
+
+    /// Whether a copy on a node was made rotten or lost, and not longer ago than this.
+    pub(super) fn has_rotted(&self, place: Place, chunk: &ChunkId, since: Instant) -> bool {
+        self.harm.rotten.get(&(place, *chunk)).is_some_and(|at| *at >= since)
+    }
+
     /// Where who leaves drains, two members stay who do not.
     fn may_leave(&self, place: Place) -> bool {
         let stays = |at: &Place| {
             let process = self.world.nodes[*at].process.as_ref();
             *at != place && !self.harm.leaving.contains_key(at) && process.is_none_or(|p| !p.is_leaving())
         };
-        !self.plan.options.heal || self.rosters.members.iter().filter(|at| stays(at)).count() >= 2
+        let Options { heal, budget, .. } = self.plan.options;
+        !heal || budget.crowd || self.rosters.members.iter().filter(|at| stays(at)).count() >= 2
     }
 
     pub(super) fn undo(&mut self, index: usize) {
@@ -148,9 +210,11 @@ impl<P: Process> Run<P> {
             }
             Fault::Clock { .. }
             | Fault::DiskErrors { .. }
+            | Fault::Rot { .. }
             | Fault::Backup { .. }
             | Fault::Cap { .. }
             | Fault::Leave { .. }
+            | Fault::Stay { .. }
             | Fault::Forget { .. } => {}
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kepler_protocol::api::Durability;
 use kepler_protocol::catalog::command::Refusal;
 use kepler_protocol::chunk::ChunkId;
+use kepler_protocol::time::Instant;
 use kepler_protocol::version::{Version, head};
 
 use super::Run;
@@ -35,8 +36,10 @@ impl<P: Process> Run<P> {
         let now = self.world.now();
         let nodes = &self.world.nodes;
         let lost = |at: &Place| self.harm.lost.get(at).is_some_and(|when| now.since(*when) <= RECEIPT);
+        let rotted =
+            |at: Place| self.harm.rotten.get(&(at, *chunk)).is_some_and(|when| now.since(*when) <= RECEIPT);
         let others: Vec<Place> = (0..nodes.len())
-            .filter(|at| *at != place && (nodes[*at].durable.holds(chunk) || lost(at)))
+            .filter(|at| *at != place && (nodes[*at].durable.holds(chunk) || lost(at) || rotted(*at)))
             .collect();
         let id = nodes[place].id;
         let needs = |version: &&Version| {
@@ -49,14 +52,20 @@ impl<P: Process> Run<P> {
         }
         for version in self.ledger.stored.values().filter(needs) {
             let dot = version.dot;
+            // Nobody knew it when its database was dropped: it counts as lost, and what it refers to with it.
+            if self.rosters.dropped.contains(&dot) && !self.is_promised(version) {
+                continue;
+            }
             let refer = |at: &&Place| nodes[**at].durable.references(chunk).contains(&dot) || lost(at);
             let referring = others.iter().filter(refer).count();
             if *collected && dots.contains(&dot) {
                 broken.push(("I7", format!("{id} collected {chunk}, which {dot} needs")));
-            } else if *collected && self.is_promised(version) {
+            } else if *collected && self.is_promised(version) && !self.plan.options.budget.crowd {
+                // (Where all but a few leave at once, one copy may be all there is for a while.)
                 // One that lost what it had may have been one of the majority.
                 let majority = replicas / 2 + 1;
-                let had = self.harm.lost.len();
+                let rotten = (0..nodes.len()).filter(|at| self.has_rotted(*at, chunk, Instant::ZERO)).count();
+                let had = self.harm.lost.len() + rotten;
                 if others.len() + had < majority {
                     broken
                         .push(("I7", format!("{id} collected {chunk} with copies on {others:?}, for {dot}")));
@@ -66,6 +75,9 @@ impl<P: Process> Run<P> {
             }
         }
         let uploads = nodes.iter().filter_map(|node| node.process.as_ref()).flat_map(P::uploading);
+        // Of a log that a roster dropped nobody waits for what is under way; whether it was acknowledged after
+        // all is seen in the end.
+        let uploads = uploads.filter(|dot| self.rosters.binds(self.place_of(dot), dot));
         if let Some(dot) = uploads.filter(|dot| *collected && dots.contains(dot)).min() {
             broken.push(("I7", format!("{id} collected {chunk} while it is uploaded as {dot}")));
         }
@@ -88,12 +100,19 @@ impl<P: Process> Run<P> {
         for deleted in self.world.nodes[place].durable.take_deleted() {
             self.deleted(place, &deleted);
         }
+        if let Some(process) = &self.world.nodes[place].process {
+            if process.is_leaving() {
+                self.harm.leavers.insert(place);
+            } else if self.harm.leavers.remove(&place) {
+                self.harm.stayed += 1;
+            }
+        }
         if let Some(process) = &self.world.nodes[place].process
             && let Some(number) = process.roster()
             && number > self.rosters.number
         {
-            let members = process.members();
-            self.adopted(number, members);
+            let databases = process.databases();
+            self.adopted(number, databases);
         }
     }
 
@@ -152,7 +171,11 @@ impl<P: Process> Run<P> {
         }
         let chunk = version.content.as_ref().map(|c| c.root);
         let hold = chunk.map_or(needed, |root| {
-            let of = |chunk: ChunkId| count(&|durable| durable.holds(&chunk));
+            let of = |chunk: ChunkId| {
+                let nodes = self.world.nodes.iter().enumerate();
+                let had = |place: Place| lost(place) || self.has_rotted(place, &chunk, began);
+                nodes.filter(|(place, node)| node.durable.holds(&chunk) || had(*place)).count()
+            };
             if process.owners(&root).is_empty() { of(root) } else { of(root).min(of(shared_of(&root))) }
         });
         if know < needed || hold < needed_chunks {

@@ -26,6 +26,12 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long owners may lack chunks of live versions once everything is healed and catalogs are equal.
 const COPIED_WITHIN: Duration = Duration::from_secs(60);
 
+/// How much longer where copies rot: until the scrub has come round to them.
+const ROT_FOUND_WITHIN: Duration = Duration::from_secs(60);
+
+/// How much longer where all but a few left at once and join again with empty disks: until all have heard of all.
+const CROWD_HEARD_WITHIN: Duration = Duration::from_secs(120);
+
 /// How long copies may take to be nowhere else: a promise that was just given holds for two
 /// minutes, and a copy that comes late has its grace before it.
 const PLACED_WITHIN: Duration = Duration::from_secs(360);
@@ -138,7 +144,10 @@ impl<P: Process> Run<P> {
     /// Every chunk is where it belongs and nowhere else, and then nothing moves any more.
     pub(super) fn placement(&mut self) -> Result<(), Violation> {
         let healed = self.world.now();
-        let (copied, placed) = (healed + COPIED_WITHIN, healed + PLACED_WITHIN);
+        let budget = self.plan.options.budget;
+        let later = if budget.rot { ROT_FOUND_WITHIN } else { Duration::ZERO };
+        let later = if budget.crowd { CROWD_HEARD_WITHIN } else { later };
+        let (copied, placed) = (healed + COPIED_WITHIN + later, healed + PLACED_WITHIN);
         while let Some(misplaced) = self.lacking().or_else(|| self.misplaced()).or_else(|| self.owing()) {
             let late = self.world.now() >= copied && self.lacking().is_some();
             if late || self.world.now() >= placed {

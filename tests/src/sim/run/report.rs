@@ -34,6 +34,12 @@ pub struct Report {
     pub copies: [u64; 3],
     /// Members that left, that were forgotten, and that were taken off the roster because they were dead for long.
     pub gone: [u64; 3],
+    /// Copies made rotten or lost, and copies set aside.
+    pub rot: [u64; 2],
+    /// Databases of members that stayed members, dropped by rosters.
+    pub rebound: u64,
+    /// How often who was leaving stayed after all.
+    pub stayed: u64,
     /// Copies delivered that uploads still owed.
     pub delivered: u64,
     /// The most that a node sent in the background within a second, in percent of its cap.
@@ -64,6 +70,11 @@ impl Report {
         for (sum, more) in self.gone.iter_mut().zip(other.gone) {
             *sum += more;
         }
+        for (sum, more) in self.rot.iter_mut().zip(other.rot) {
+            *sum += more;
+        }
+        self.rebound += other.rebound;
+        self.stayed += other.stayed;
         self.busiest = self.busiest.max(other.busiest);
         self.excused += other.excused;
         self.delivered += other.delivered;
@@ -78,7 +89,7 @@ impl fmt::Display for Report {
             f,
             "{hours:.2} h simulated, {} faults, {} operations ({ok} ok, {fail} failed, {unknown} unknown), \
              {} rosters, {} messages ({} lost or doubled), {} forged, {} events, {} copies sent, {} owed ones delivered, {} released, \
-             {} collected, {} left, {} forgotten, {} given up, {} % of the cap at most in a second, {} excused, {} violations",
+             {} collected, {} rotted, {} set aside, {} databases dropped, {} left, {} stayed after all, {} forgotten, {} given up, {} % of the cap at most in a second, {} excused, {} violations",
             self.faults,
             ok + fail + unknown,
             self.rosters,
@@ -90,7 +101,11 @@ impl fmt::Display for Report {
             self.delivered,
             self.copies[1],
             self.copies[2],
+            self.rot[0],
+            self.rot[1],
+            self.rebound,
             self.gone[0],
+            self.stayed,
             self.gone[1],
             self.gone[2],
             self.busiest,

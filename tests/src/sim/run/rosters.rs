@@ -2,8 +2,9 @@
 //!
 //! Who left had nothing that others lack. Who was given up counts as lost, with all that it alone knew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use kepler_protocol::identity::DatabaseId;
 use kepler_protocol::version::{Dot, Version};
 
 use super::Run;
@@ -22,6 +23,20 @@ pub(super) struct Rosters {
     pub(super) removed: u64,
     /// Versions that no member of some roster knew when it was adopted.
     pub(super) unknown: BTreeSet<Dot>,
+    /// Databases that the greatest roster binds.
+    databases: BTreeMap<Place, DatabaseId>,
+    /// Versions that no member knew when a roster dropped a database, whoever's.
+    pub(super) dropped: BTreeSet<Dot>,
+    /// How many databases of members that stayed were dropped.
+    pub(super) rebound: u64,
+}
+
+impl Rosters {
+    /// Whether the greatest roster binds the database of a dot.
+    pub(super) fn binds(&self, place: Option<Place>, dot: &Dot) -> bool {
+        let database = place.and_then(|place| self.databases.get(&place));
+        database.is_some_and(|database| database.began(dot.origin.generation))
+    }
 }
 
 /// What was counted on disks that were thrown away since.
@@ -33,18 +48,30 @@ pub(super) struct Thrown {
 }
 
 impl<P: Process> Run<P> {
+    pub(super) fn place_of(&self, dot: &Dot) -> Option<Place> {
+        self.world.nodes.iter().position(|node| node.id == dot.origin.node)
+    }
+
     /// A node holds a greater roster. Who is taken off it counts as lost: what only such members know may come back as
     /// conflicts.
-    pub(super) fn adopted(&mut self, number: u64, members: BTreeSet<Place>) {
+    pub(super) fn adopted(&mut self, number: u64, databases: BTreeMap<Place, DatabaseId>) {
+        let members: BTreeSet<Place> = databases.keys().copied().collect();
         let gone = self.rosters.members.difference(&members).count() as u64;
-        if gone > 0 {
+        let other = |(at, old): &(&Place, &DatabaseId)| databases.get(*at).is_some_and(|new| new != *old);
+        let rebound = self.rosters.databases.iter().filter(other).count() as u64;
+        if gone + rebound > 0 {
             let known =
                 |version: &Version| members.iter().any(|at| self.world.nodes[*at].durable.knows(version));
             let lost =
                 self.ledger.stored.values().filter(|version| !known(version)).map(|version| version.dot);
             let lost: Vec<Dot> = lost.collect();
-            self.rosters.unknown.extend(lost);
+            self.rosters.dropped.extend(&lost);
+            if gone > 0 {
+                self.rosters.unknown.extend(lost);
+            }
         }
+        self.rosters.rebound += rebound;
+        self.rosters.databases = databases;
         self.rosters.removed += gone;
         (self.rosters.number, self.rosters.members) = (number, members);
     }

@@ -97,6 +97,44 @@ async fn damage_on_one_node_and_on_all_is_never_served_and_mended_within_a_minut
     Ok(())
 }
 
+/// By comparison with peers alone: nothing is hashed again, nobody reads.
+#[tokio::test]
+async fn a_chunk_file_removed_by_hand_is_back_within_one_inventory_interval() -> Result<()> {
+    const INTERVAL: Duration = Duration::from_secs(6);
+    /// A pass, questions and answers, and the chunk itself.
+    const WORK: Duration = Duration::from_secs(2);
+    let settings = with(&[("INVENTORY_INTERVAL_SECS", "6"), ("REBALANCE_BANDWIDTH_MBPS", "100")]);
+    let cluster = Cluster::start_with(3, &settings).await?;
+    let files = write(&cluster, "removed", 30, MIB).await?;
+    let chunks: BTreeSet<ChunkId> = files.iter().map(|file| file.chunk).collect();
+    exactly_placed(&cluster, 3, &chunks, Duration::from_secs(60)).await?;
+    for node in &cluster.nodes {
+        let pause = node.client().post(format!("{}/v1/scrub", node.url())).header("Kepler-Client", "test");
+        let paused = pause.json(&serde_json::json!({"action": "pause"})).send().await?;
+        ensure!(paused.status() == 202, "{}", paused.status());
+    }
+    let mut slowest = Duration::ZERO;
+    for (round, file) in files.iter().take(6).enumerate() {
+        let node = round % 3;
+        ensure!(damage(&cluster, node, file, file, Damage::Delete)?);
+        let removed = Instant::now();
+        while path_of(&cluster, node, file).is_none() {
+            let waited = removed.elapsed();
+            if waited > INTERVAL + WORK {
+                cluster.print_logs();
+                anyhow::bail!("{} is not back on node {node} after {waited:?}", file.chunk);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        slowest = slowest.max(removed.elapsed());
+    }
+    let hashed = hash_disks(&cluster)?;
+    println!(
+        "6 files removed by hand, scrub paused: back after {slowest:?} at most (interval {INTERVAL:?}), {hashed} copies hashed"
+    );
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_file_whose_every_copy_is_rotten_is_an_error_and_never_wrong_bytes() -> Result<()> {
     let cluster = Cluster::start_with(3, &with(&[])).await?;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::replicator::memory::Judge;
 use kepler_protocol::replicator::rules::Reference;
@@ -14,7 +15,7 @@ use super::lanes::Sending;
 use crate::sim::node::Node;
 use crate::sim::node::message::{Question, Reply};
 use crate::sim::node::requests::Sent;
-use crate::sim::node::room::{CHUNK_BYTES, Room, path_of};
+use crate::sim::node::room::{CHUNK_BYTES, Room};
 use crate::sim::process::Output;
 
 impl Node {
@@ -25,6 +26,10 @@ impl Node {
             // The database was found to be behind: references may be missing.
             self.healing.database = database;
             room.shelf.doubt();
+        }
+        let ready = self.replica.council().standing().is_ok();
+        if let Some(bound) = self.replica.council().roster().and_then(|r| room.bound.follow(r, ready)) {
+            room.bound = bound;
         }
         while let Some(action) = self.healing.machine.poll_action() {
             if let Some((id, done)) = self.act(room, now, action) {
@@ -64,12 +69,12 @@ impl Node {
                 (id, Done::Looked(room.shelf.look(&worth, &items, |chunk| room.is_named(chunk))))
             }
             Action::Promise { id, chunk, dots } => {
-                if room.shelf.has(&chunk) && room.is_named(&chunk) && !room.is_whole(&chunk) {
-                    // Set aside, to be fetched anew; a failure is found again.
-                    let _ = room.disk.unlink(&path_of(&chunk));
-                    self.healing.machine.handle(now, Told::Lost(chunk));
-                }
-                let given = room.is_whole(&chunk) && room.shelf.promise(now, chunk, &dots, faults);
+                let good = faults.vouches_unhashed || self.hash(room, now, &chunk);
+                let given = good && room.shelf.promise(now, chunk, &dots, faults);
+                let rotten = given && !room.is_whole(&chunk);
+                room.witness.break_if(rotten, "I8", || {
+                    format!("{} vouches for {chunk}, which is rotten", self.seat.id)
+                });
                 if given {
                     room.witness.promised.insert(chunk, room.witness.uptime);
                 }
@@ -88,6 +93,9 @@ impl Node {
                 return None;
             }
             Action::Fetch { id, chunk, from } => {
+                if faults.quarantined_is_held && room.shelf.has(&chunk) {
+                    return Some((id, Done::Fetched(Some(CHUNK_BYTES))));
+                }
                 let mut all: VecDeque<NodeId> = from.into();
                 let others = self.seat.ids.iter().filter(|other| **other != self.seat.id);
                 all.extend(others.filter(|other| !all.contains(other)).copied().collect::<Vec<_>>());
@@ -120,13 +128,25 @@ impl Node {
                 }
                 (id, Done::Collected { chunks: count, bytes: count * CHUNK_BYTES })
             }
+            Action::SetAside { chunk } => {
+                if room.shelf.has(&chunk) && room.is_unreadable(&chunk) {
+                    room.give_up(&chunk, faults);
+                    self.healing.machine.handle(now, Told::Lost(chunk));
+                }
+                return None;
+            }
             Action::Scrub { id, restart, limit } => {
                 let mut shelf = std::mem::take(&mut room.shelf);
-                let scrubbed = shelf.scrub(restart, limit, |chunk| room.is_whole(chunk));
+                let mut scrubbed = shelf.scrub(restart, limit, |chunk| room.is_whole(chunk));
                 room.shelf = shelf;
+                let (unreadable, bad) = scrubbed.bad.into_iter().partition(|chunk| room.is_unreadable(chunk));
+                scrubbed.bad = bad;
                 for chunk in &scrubbed.bad {
-                    // Set aside; a failure is found again.
-                    let _ = room.disk.unlink(&path_of(chunk));
+                    room.set_aside(chunk, faults);
+                }
+                let unreadable: Vec<ChunkId> = unreadable;
+                for chunk in unreadable {
+                    self.healing.machine.handle(now, Told::Unreadable(chunk));
                 }
                 (id, Done::Scrubbed(scrubbed))
             }

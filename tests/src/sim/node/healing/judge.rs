@@ -50,6 +50,12 @@ impl Node {
             )
         });
     }
+    /// I2: what is sent is whole.
+    pub(in crate::sim::node) fn witness_sent(&self, room: &mut Room, chunk: &ChunkId) {
+        let rotten = !room.is_whole(chunk);
+        room.witness.break_if(rotten, "I2", || format!("{} sends {chunk}, which is rotten", self.seat.id));
+    }
+
     /// I20, as this node's own view has it.
     fn witness_breaker(&self, room: &mut Room, chunk: &ChunkId) {
         let (Some(view), Some(roster)) = (&self.healing.view, self.replica.council().roster()) else {
@@ -67,7 +73,7 @@ impl Node {
         let grace = self.healing.config.handoff_grace;
         let me = self.seat.id;
         // Who leaves has no grace.
-        let grace = if self.leave_at.is_some() { Duration::ZERO } else { grace };
+        let grace = if self.departure.is_leaving() { Duration::ZERO } else { grace };
         let witness = &mut room.witness;
         let waited = witness.surplus.get(&claim.chunk).map(|(since, _)| witness.uptime - *since);
         witness.break_if(waited.is_none_or(|waited| waited < grace), "I8", || {
@@ -119,7 +125,7 @@ impl Node {
         let (Some(view), Some(roster)) = (&self.healing.view, self.replica.council().roster()) else {
             return replicas;
         };
-        if self.leave_at.is_none() {
+        if !self.departure.is_leaving() {
             return replicas;
         }
         let leaves =
