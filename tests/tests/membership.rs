@@ -132,6 +132,11 @@ fn no_healthy_node_dies_while_a_quarter_of_the_cluster_is_starved() {
 }
 
 #[test]
+fn at_1000_nodes_no_healthy_one_dies_while_a_quarter_is_starved() {
+    starvation(1..2, &[1_000]);
+}
+
+#[test]
 #[ignore = "takes minutes"]
 fn no_healthy_node_dies_while_a_quarter_of_the_cluster_is_starved_in_20_seeds() {
     starvation(0..20, &[16, 50, 128]);
@@ -159,6 +164,12 @@ fn nobody_dies_of_lost_datagrams() {
 }
 
 #[test]
+fn at_1000_nodes_nobody_dies_of_lost_datagrams() {
+    lossy(4, 1_000, 0.05, secs(60));
+    lossy(5, 1_000, 0.30, secs(60));
+}
+
+#[test]
 #[ignore = "takes many minutes"]
 fn nobody_dies_of_lost_datagrams_in_24_hours() {
     lossy(1, 50, 0.05, secs(24 * 3_600));
@@ -167,7 +178,7 @@ fn nobody_dies_of_lost_datagrams_in_24_hours() {
 #[test]
 fn a_pause_of_2_seconds_never_kills() {
     let mut pauses = 0;
-    for (seed, n, rounds) in [(1, 3, 60), (2, 5, 60), (3, 16, 40), (4, 50, 25)] {
+    for (seed, n, rounds) in [(1, 3, 60), (2, 5, 60), (3, 16, 40), (4, 50, 25), (5, 1_000, 5)] {
         let mut net = Net::formed(seed, n);
         let mut rng = fastrand::Rng::with_seed(seed);
         net.run(secs(5));
