@@ -37,7 +37,7 @@ test: ## Everything that continuous integration runs
 check: ## The quick part of it: formatting, lints, unit tests, docs
 	tests/all check
 
-sim: ## Simulations; SEEDS=10000 for more
+sim: ## Simulations; SEEDS=10000 for more, FULL=1 for hours: 10,000 nodes, 24 h of loss
 	SEEDS=$(SEEDS) tests/all sim
 
 cluster: ## Tests on real processes; FULL=1 for the full numbers

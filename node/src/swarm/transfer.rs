@@ -494,4 +494,4 @@ async fn answer_held(ids: Vec<ChunkId>, server: &Server) -> Reply {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
