@@ -133,7 +133,7 @@ async fn who_is_told_to_leave_without_waiting_leaves_all_the_same() -> Result<()
     cluster.nodes[0].put("kept", "kept").await?;
     let mut follower = Command::new(binary("kepler"))
         .env("KEPLER_URL", cluster.nodes[0].url())
-        .args(["events", "--about", "node-d", "--type", "leaving"])
+        .args(["events", "--about", "node-d", "--type", "member"])
         .stdout(Stdio::piped())
         .spawn()?;
     let told = exits(&cluster.nodes[3], 0, &["cluster", "leave", "--no-wait"])?;
@@ -147,7 +147,7 @@ async fn who_is_told_to_leave_without_waiting_leaves_all_the_same() -> Result<()
     follower.kill()?;
     let heard = String::from_utf8(follower.wait_with_output()?.stdout)?;
     ensure!(
-        !heard.is_empty() && heard.lines().all(|line| line.contains("node-d") && line.contains("leaving")),
+        !heard.is_empty() && heard.lines().all(|line| line.contains("node-d") && line.contains("\"member\"")),
         "{heard}"
     );
     println!(
