@@ -1,6 +1,9 @@
 # The daily verbs of KeplerFS. `make` alone lists them.
 
 CARGO ?= cargo
+# Where cargo leaves what `make build` copies, and where to.
+BUILT ?= target/release
+DIST ?= dist
 SEEDS ?=
 FULL ?=
 export FULL
@@ -13,14 +16,14 @@ help: ## List these verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 run: build ## Build, start a three-node cluster, say what to open and type
-	dist/kepler dev --nodes 3
+	$(DIST)/kepler dev --nodes 3
 
 build: ## Leave dist/kepler-node and dist/kepler, optimised; with the browser UI where npm is
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory ui || echo 'the browser UI could not be built: the node will show a plain page'; \
 	else echo 'npm is not here: the node will show a plain page instead of the browser UI'; fi
 	$(CARGO) build --release --locked --bins
-	mkdir -p dist
-	cp target/release/kepler-node target/release/kepler dist/
+	mkdir -p $(DIST)
+	cp $(BUILT)/kepler-node $(BUILT)/kepler $(DIST)/
 
 ui: frontend/build/index.html ## Build the browser UI, which the next build of the node embeds
 
@@ -37,7 +40,7 @@ test: ## Everything that continuous integration runs
 check: ## The quick part of it: formatting, lints, unit tests, docs
 	tests/all check
 
-sim: ## Simulations; SEEDS=10000 for more
+sim: ## Simulations; SEEDS=10000 for more, FULL=1 for hours: 10,000 nodes, 24 h of loss
 	SEEDS=$(SEEDS) tests/all sim
 
 cluster: ## Tests on real processes; FULL=1 for the full numbers

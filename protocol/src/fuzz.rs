@@ -203,6 +203,26 @@ pub fn ignores_later_fields<T: Debug + PartialEq>(examples: &[Vec<u8>], parse: i
     assert!(structs > 0, "no example has a struct");
 }
 
+/// All of the above for the two parsers of a protocol, each of which is also given what is meant for the
+/// other. `most` is the longest message.
+pub fn harms_neither<A, B>(
+    (requests, request): (&[Vec<u8>], impl Fn(&[u8]) -> Option<A>),
+    (responses, response): (&[Vec<u8>], impl Fn(&[u8]) -> Option<B>),
+    most: usize,
+) where
+    A: Debug + PartialEq,
+    B: Debug + PartialEq,
+{
+    let both = [requests, responses].concat();
+    bears_anything(&both, most + 1, 1_000, |bytes| (request(bytes), response(bytes)));
+    is_quick_with_much(requests, most, &request);
+    is_quick_with_much(responses, most, &response);
+    trusts_no_length(requests, &request);
+    trusts_no_length(responses, &response);
+    ignores_later_fields(requests, &request);
+    ignores_later_fields(responses, &response);
+}
+
 #[cfg(test)]
 mod tests {
     use std::panic::catch_unwind;
@@ -234,6 +254,7 @@ mod tests {
         trusts_no_length(&example(), careful);
         is_quick_with_much(&example(), 1 << 16, careful);
         ignores_later_fields(&example(), careful);
+        harms_neither((&example(), careful), (&example(), careful), 1 << 16);
     }
 
     #[test]
@@ -249,6 +270,10 @@ mod tests {
         assert!(catch_unwind(|| trusts_no_length(&example(), reserves)).is_err());
         let strict = |bytes: &[u8]| careful(bytes).filter(|_| !bytes.contains(&LATER));
         assert!(catch_unwind(|| ignores_later_fields(&example(), strict)).is_err());
+        for (one, other) in [(strict as fn(&[u8]) -> _, careful as fn(&[u8]) -> _), (careful, strict)] {
+            let both = || harms_neither((&example(), one), (&example(), other), 1 << 10);
+            assert!(catch_unwind(both).is_err());
+        }
         let panics = |bytes: &[u8]| assert!(bytes.len() < 1000);
         assert!(catch_unwind(|| bears_anything(&example(), 1 << 16, 500, panics)).is_err());
         let brittle = |bytes: &[u8]| assert!(bytes.first() != Some(&0xa2) || bytes.get(1) == Some(&0));

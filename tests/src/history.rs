@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub mod brute;
 pub mod checker;
+#[cfg(feature = "cluster")]
+pub mod recorder;
 
 #[cfg(test)]
 mod tests;

@@ -107,9 +107,12 @@ fn starved(seed: u64, n: usize, rate: f64, kills: bool) -> (usize, usize) {
     false_deaths(&net)
 }
 
-fn starvation(seeds: std::ops::Range<u64>, sizes: &[usize]) {
+/// Events a second that a starved node handles.
+const RATES: [f64; 3] = [20.0, 10.0, 7.0];
+
+fn starvation(seeds: std::ops::Range<u64>, sizes: &[usize], rates: &[f64]) {
     for &n in sizes {
-        for rate in [20.0, 10.0, 7.0] {
+        for &rate in rates {
             let (mut healthy, mut themselves) = (0, 0);
             for seed in seeds.clone() {
                 let (wrong, starved) = starved(seed, n, rate, seed % 2 == 1);
@@ -127,14 +130,21 @@ fn starvation(seeds: std::ops::Range<u64>, sizes: &[usize]) {
 
 #[test]
 fn no_healthy_node_dies_while_a_quarter_of_the_cluster_is_starved() {
-    starvation(0..4, &[16, 50]);
-    starvation(0..2, &[128]);
+    starvation(0..4, &[16, 50], &RATES);
+    starvation(0..2, &[128], &RATES);
+}
+
+#[test]
+fn at_1000_nodes_no_healthy_one_dies_while_a_quarter_is_starved() {
+    // With two kills among the healthy; the other rates on demand.
+    starvation(1..2, &[1_000], &[10.0]);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn no_healthy_node_dies_while_a_quarter_of_the_cluster_is_starved_in_20_seeds() {
-    starvation(0..20, &[16, 50, 128]);
+    starvation(0..20, &[16, 50, 128], &RATES);
+    starvation(0..2, &[1_000], &RATES);
 }
 
 fn lossy(seed: u64, n: usize, loss: f64, time: Duration) {
@@ -159,7 +169,12 @@ fn nobody_dies_of_lost_datagrams() {
 }
 
 #[test]
-#[ignore = "takes many minutes"]
+fn at_1000_nodes_nobody_dies_of_lost_datagrams() {
+    lossy(4, 1_000, 0.05, secs(60));
+}
+
+#[test]
+#[ignore = "takes an hour"]
 fn nobody_dies_of_lost_datagrams_in_24_hours() {
     lossy(1, 50, 0.05, secs(24 * 3_600));
 }
@@ -167,7 +182,7 @@ fn nobody_dies_of_lost_datagrams_in_24_hours() {
 #[test]
 fn a_pause_of_2_seconds_never_kills() {
     let mut pauses = 0;
-    for (seed, n, rounds) in [(1, 3, 60), (2, 5, 60), (3, 16, 40), (4, 50, 25)] {
+    for (seed, n, rounds) in [(1, 3, 60), (2, 5, 60), (3, 16, 40), (4, 50, 25), (5, 1_000, 5)] {
         let mut net = Net::formed(seed, n);
         let mut rng = fastrand::Rng::with_seed(seed);
         net.run(secs(5));

@@ -66,8 +66,8 @@ pub struct NetworkArgs {
     #[arg(long, env = "SEEDS", hide_env_values = true)]
     pub seeds: Option<String>,
 
-    /// IP address that all three ports listen on; off loopback a cluster key and an API token are
-    /// required.
+    /// IP address that all three ports listen on; off loopback a cluster key is required, and an API
+    /// token unless ANONYMOUS is read.
     #[arg(long, env = "BIND_ADDR", hide_env_values = true, default_value = "127.0.0.1")]
     pub bind_addr: String,
 

@@ -270,3 +270,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn no_value_of_any_variable_harms_the_reader() {
+    use std::os::unix::ffi::OsStringExt;
+    let examples =
+        ["10.0.0.1:4000,[::1]:4001,node-b:4002", "1.5TiB", KEY, "0123456789abcdef,", "info,a::b=debug"];
+    let examples = examples.map(|text| text.as_bytes().to_vec());
+    let variables: Vec<String> = Config::command()
+        .get_arguments()
+        .filter_map(|arg| arg.get_env()?.to_str().map(ToOwned::to_owned))
+        // What they name would be read.
+        .filter(|variable| !variable.ends_with("_FILE"))
+        .collect();
+    assert!(variables.len() > 20, "{variables:?}");
+    let mut taken = 0;
+    for variable in &variables {
+        kepler_protocol::fuzz::bears_anything(&examples, 1 << 14, 60, |bytes| {
+            let value = OsString::from_vec(bytes.to_vec());
+            let env = [(OsString::from("NODE_ID"), OsString::from("n")), (variable.into(), value)];
+            match Config::parse_from(["kepler-node"], env) {
+                Ok(config) => {
+                    drop(config.describe());
+                    taken += 1;
+                }
+                Err(faults) => assert!(!faults.to_string().is_empty()),
+            }
+        });
+    }
+    assert!(taken > 10, "only {taken} values were understood");
+}

@@ -1,5 +1,6 @@
 //! The gateway over real sockets, on files in memory.
 
+mod bodies;
 mod calls;
 mod client;
 mod connections;

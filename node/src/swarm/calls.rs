@@ -141,3 +141,66 @@ where
     within(limits.stall, io.write_all(&bytes)).await?;
     within(limits.stall, io.close()).await
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+    use futures::io::Cursor;
+    use kepler_protocol::fuzz;
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+    use crate::swarm::transfer::tests::server;
+
+    fn peer() -> Peer {
+        Peer { node: "a".parse().expect("a node id"), key: [1; 32] }
+    }
+
+    #[test]
+    fn no_answer_of_a_peer_harms_its_reader() {
+        let examples = [frame(&[ANSWERED], b"an answer"), frame(&[Refusal::Busy.code()], &[])];
+        let mut understood = 0;
+        fuzz::bears_anything(&examples, 1 << 16, 2_000, |bytes| {
+            if let Ok((status, body)) = block_on(read_answer(&mut Cursor::new(bytes))) {
+                assert!(body.len() + 5 <= bytes.len());
+                // Every status has a meaning.
+                assert!(status == ANSWERED || Refusal::from_code(status).code() > 0);
+                understood += 1;
+            }
+        });
+        assert!(understood > 100, "only {understood} damaged answers could be read");
+    }
+
+    #[test]
+    fn a_length_that_lies_costs_no_memory() {
+        for declared in [MAX_BODY_BYTES as u32, MAX_BODY_BYTES as u32 + 1, 1 << 31, u32::MAX] {
+            let bytes = [&[ANSWERED][..], &declared.to_be_bytes(), b"little"].concat();
+            assert!(block_on(read_answer(&mut Cursor::new(&bytes))).is_err());
+        }
+    }
+
+    #[test]
+    fn no_request_of_a_peer_harms_a_node() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let (server, _) = server();
+        let example = frame(&[], b"a request");
+        fuzz::bears_anything(&[example], 1 << 16, 60, |bytes| {
+            runtime.block_on(async {
+                let (mut ours, theirs) = tokio::io::duplex(1 << 20);
+                let sending = async {
+                    tokio::io::AsyncWriteExt::write_all(&mut ours, bytes).await.expect("it is read");
+                    tokio::io::AsyncWriteExt::shutdown(&mut ours).await.expect("it is read");
+                    let mut answer = Vec::new();
+                    tokio::io::AsyncReadExt::read_to_end(&mut ours, &mut answer).await.expect("it ends");
+                    answer
+                };
+                let serving = serve(theirs.compat(), Service::Catalog, peer(), &server);
+                let (served, answer) = tokio::join!(serving, sending);
+                // Nobody takes calls from this node's queue, so that no whole request is answered.
+                assert_eq!(served.is_ok(), !answer.is_empty(), "{served:?}");
+                assert!(answer.is_empty() || answer[0] != ANSWERED);
+            });
+        });
+    }
+}

@@ -283,6 +283,9 @@ async fn take(mut body: Bytes, server: &Server) -> Result<(), Refusal> {
     if size != body.len() as u64 {
         return Err(Refusal::Malformed);
     }
+    if body.len() > LINE_BYTES || dots.len() > LINE_DOTS {
+        return Err(Refusal::TooLarge);
+    }
     server.counters.chunk_came(size);
     server.ask(server.chunks.store(id, body, dots)).await
 }
@@ -369,44 +372,4 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::executor::block_on;
-    use futures::io::Cursor;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn frames_come_out_as_they_went_in(bodies in proptest::collection::vec(
-            proptest::collection::vec(any::<u8>(), 0..20_000), 0..20)) {
-            let mut bytes = Vec::new();
-            for (id, body) in bodies.iter().enumerate() {
-                put_frame(&mut bytes, id as u64, 7, &body[..body.len() / 2], &body[body.len() / 2..]);
-            }
-            let (mut io, mut frames) = (Cursor::new(&bytes), Frames::default());
-            for (id, body) in bodies.iter().enumerate() {
-                let frame = block_on(frames.next(&mut io)).unwrap().unwrap();
-                prop_assert_eq!((frame.id, frame.kind), (id as u64, 7));
-                prop_assert_eq!(&frame.body[..], &body[..]);
-            }
-            prop_assert!(block_on(frames.next(&mut io)).unwrap().is_none());
-        }
-
-        #[test]
-        fn no_bytes_make_a_line_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4096)) {
-            let (mut io, mut frames) = (Cursor::new(&bytes), Frames::default());
-            while let Ok(Some(frame)) = block_on(frames.next(&mut io)) {
-                prop_assert!(frame.body.len() <= bytes.len());
-            }
-        }
-    }
-
-    #[test]
-    fn a_length_above_its_bound_ends_the_line_before_a_byte_of_it_is_kept() {
-        let mut bytes = u32::MAX.to_be_bytes().to_vec();
-        bytes.extend([0; 100]);
-        let read = block_on(Frames::default().next(&mut Cursor::new(bytes)));
-        assert!(matches!(read, Err(StreamError::TooLarge { .. })));
-    }
-}
+mod tests;

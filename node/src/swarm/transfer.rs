@@ -21,4 +21,4 @@ pub use message::{MAX_DOTS, MAX_IDS};
 pub(super) use serve::serve;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

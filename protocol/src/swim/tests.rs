@@ -287,6 +287,31 @@ fn late_timers_give_time_instead_of_taking_it() {
 }
 
 #[test]
+fn a_suspicion_that_is_put_off_ends_in_a_cluster_of_any_size() {
+    // Above 316 members the window in which an answer is trusted is no whole number of microseconds.
+    for members in [2, 100, 317, 400, 1_000] {
+        let (mut a, b) = pair();
+        let others = (2..members).map(|n| swim(&format!("n{n}"), n as u16 + 10).me);
+        a.assume(others);
+        let slot = a.members.find(&b.id()).unwrap();
+        let mut nodes = BTreeMap::from([(1, a), (2, b)]);
+        nodes.get_mut(&1).unwrap().start_probe(Instant::ZERO, slot);
+        settle(Instant::ZERO, &mut nodes);
+        let mut a = nodes.remove(&1).unwrap();
+        a.suspect(Instant::ZERO, slot);
+        let mut decisions = 0;
+        while let Some(due) = a.suspicions.next() {
+            let due = due.min(Instant::ZERO + a.trust_window());
+            a.suspicions.postpone(slot, due);
+            a.decide(due, slot);
+            decisions += 1;
+            assert!(decisions < 10, "{members} members: due again at {due:?} for ever");
+        }
+        assert_eq!(a.member(&id("b")).unwrap().0, State::Dead, "{members} members");
+    }
+}
+
+#[test]
 fn the_view_has_no_ring_before_the_constants_are_known() {
     let mut config = config("a", 1);
     config.constants = None;

@@ -260,10 +260,11 @@ impl Swim {
     pub(super) fn decide(&mut self, now: Instant, slot: Slot) {
         let Some(member) = self.members.get(slot) else { return self.suspicions.end(slot) };
         let Some(accused) = member.accused else { return self.suspicions.end(slot) };
-        let window = self.trust_window();
-        if let Some(at) = member.session.as_ref().map(|s| s.answered).filter(|at| now.since(*at) < window) {
+        let trusted = member.session.as_ref().map(|s| s.answered + self.trust_window());
+        // Instants are compared, which are whole microseconds: put off to now, it would be due for ever.
+        if let Some(until) = trusted.filter(|until| *until > now) {
             // It answers us, so it will hear what it is accused of.
-            return self.suspicions.postpone(slot, at + window);
+            return self.suspicions.postpone(slot, until);
         }
         let accusers = self.suspicions.accusers(slot).to_vec();
         self.condemn(slot, accused.incarnation, &accusers);

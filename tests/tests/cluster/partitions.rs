@@ -13,6 +13,7 @@ use reqwest::StatusCode;
 use tokio::task::JoinHandle;
 
 mod conflicts;
+mod histories;
 mod keys;
 mod links;
 mod races;

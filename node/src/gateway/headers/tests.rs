@@ -122,3 +122,29 @@ proptest! {
         prop_assert!(!text.contains('\\'));
     }
 }
+
+#[test]
+fn no_bytes_harm_what_reads_headers() {
+    let examples =
+        ["bytes=0-1", "bytes=-18446744073709551615", "W/\"a\", \"b.0000000000000001.2\"", "text/plain; a=b"];
+    let examples = examples.map(|text| text.as_bytes().to_vec());
+    let (mut ranges, mut tags) = (0, 0);
+    kepler_protocol::fuzz::bears_anything(&examples, 1 << 15, 2_000, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        for size in [0, 1, 1 << 40, u64::MAX] {
+            if let Wanted::Part(part) = range(&text, size) {
+                assert!(part.start < part.end && part.end <= size, "{text:?} of {size}");
+                ranges += 1;
+            }
+        }
+        let _ = is_media_type(&text);
+        if let Ok(value) = HeaderValue::from_bytes(bytes) {
+            let headers = HeaderMap::from_iter([(header::IF_MATCH, value)]);
+            if let Ok(Some(found)) = Tags::parse(&headers, header::IF_MATCH) {
+                let _ = found.only_version();
+                tags += 1;
+            }
+        }
+    });
+    assert!(ranges > 1_000 && tags > 100, "only {ranges} ranges and {tags} lists of tags were understood");
+}

@@ -24,9 +24,9 @@ use crate::swarm::{ChunkStore, Incoming, Refusal};
 
 /// Counts chunks that were begun, and keeps none.
 #[derive(Default)]
-struct Counting {
-    begun: AtomicUsize,
-    finished: AtomicUsize,
+pub(in crate::swarm) struct Counting {
+    pub begun: AtomicUsize,
+    pub finished: AtomicUsize,
 }
 
 struct Sink(Arc<Counting>, ChunkId, Vec<u8>);
@@ -77,7 +77,8 @@ fn limits() -> Limits {
     Limits { stall: short, slot_wait: short, answer: short, receive_slots: 1, ..Limits::default() }
 }
 
-fn server() -> (Server, Arc<Counting>) {
+/// A node with short deadlines and a store that keeps nothing.
+pub(in crate::swarm) fn server() -> (Server, Arc<Counting>) {
     let store = Arc::new(Counting::default());
     let (inbound, _) = mpsc::channel(1);
     let chunks = Arc::new(store.clone());
