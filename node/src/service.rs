@@ -10,6 +10,7 @@ pub mod healing;
 mod locate;
 pub mod memory;
 pub mod operations;
+mod outlet;
 mod past;
 mod refusal;
 mod upload;
@@ -24,7 +25,7 @@ use bytes::Bytes;
 use futures::Stream;
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Consistency, Precondition};
-use kepler_protocol::chunk::{Chunk, ChunkId};
+use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::version::{Dot, Version};
@@ -213,6 +214,25 @@ impl OpenFile {
     }
 }
 
+/// A chunk opened for reading.
+pub struct OpenChunk {
+    /// Its bytes.
+    pub size: u64,
+    reader: Box<dyn FnOnce(Range<u64>) -> ByteStream + Send>,
+}
+
+impl OpenChunk {
+    /// Wraps a reader of byte ranges.
+    pub fn new(size: u64, reader: Box<dyn FnOnce(Range<u64>) -> ByteStream + Send>) -> Self {
+        Self { size, reader }
+    }
+
+    /// The bytes of `range`, which lies within the chunk.
+    pub fn read(self, range: Range<u64>) -> ByteStream {
+        (self.reader)(range)
+    }
+}
+
 /// A name to write from what is there already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copy {
@@ -286,7 +306,7 @@ pub trait Files: Send + Sync + 'static {
     /// A page of names, as this node knows them.
     async fn list(&self, query: ListQuery) -> Result<api::Listing, ReadError>;
     /// A chunk, from wherever it is.
-    async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError>;
+    async fn chunk(&self, id: ChunkId) -> Result<OpenChunk, ReadError>;
     /// Where the chunks of a name's head belong and why, and who has them; with `if_down`, also where
     /// they would belong if that member were down.
     async fn locate(&self, name: &Name, if_down: Option<NodeId>) -> Result<api::Located, LocateError>;

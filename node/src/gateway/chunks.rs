@@ -3,16 +3,17 @@
 //! A chunk never changes, so answers are cached for ever. `/ipfs/` serves raw blocks alone: whoever
 //! wants a file asks for its name, or puts the blocks together and checks them.
 
-use bytes::Bytes;
 use kepler_protocol::chunk::{ChunkId, Codec};
 use kepler_protocol::time::UnixMillis;
 use warp::http::header::{self, HeaderName};
 use warp::http::{Method, StatusCode};
-use warp::reply::Response;
+use warp::reply::{Reply as _, Response};
 
+use super::body::Download;
 use super::error::{self, Failure};
 use super::headers::{self, Verdict, Wanted};
 use super::{Call, set};
+use crate::service::OpenChunk;
 
 const RAW: &str = "application/vnd.ipld.raw";
 const DAG_PB: &str = "application/vnd.ipld.dag-pb";
@@ -28,7 +29,7 @@ pub(super) async fn get(call: Call) -> Result<Response, Failure> {
         Codec::Raw => RAW,
         Codec::DagPb => DAG_PB,
     };
-    block(&call, &id.to_string(), &id.to_string(), content_type, chunk.into_bytes())
+    block(&call, &id.to_string(), &id.to_string(), content_type, chunk)
 }
 
 /// `GET /ipfs/{cid}`
@@ -51,13 +52,13 @@ pub(super) async fn ipfs(call: Call) -> Result<Response, Failure> {
             )));
         }
     }
-    let (cid, bytes) = if call.rest == PROBE {
-        (PROBE.to_owned(), Bytes::new())
+    let (cid, chunk) = if call.rest == PROBE {
+        (PROBE.to_owned(), OpenChunk::new(0, Box::new(|_| Box::pin(futures::stream::empty()))))
     } else {
         let id = parse(&call.rest)?;
-        (id.to_string(), call.shared.files.chunk(id).await.map_err(error::read)?.into_bytes())
+        (id.to_string(), call.shared.files.chunk(id).await.map_err(error::read)?)
     };
-    let mut response = block(&call, &cid, &format!("{cid}.raw"), RAW, bytes)?;
+    let mut response = block(&call, &cid, &format!("{cid}.raw"), RAW, chunk)?;
     set(&mut response, HeaderName::from_static("x-ipfs-path"), &format!("/ipfs/{cid}"));
     set(&mut response, HeaderName::from_static("x-ipfs-roots"), &cid);
     set(&mut response, header::VARY, "accept");
@@ -99,8 +100,14 @@ fn accepted<'a>(values: impl Iterator<Item = &'a str>) -> Accepted {
 }
 
 /// An immutable answer with one block, or the part of it that is asked for.
-fn block(call: &Call, cid: &str, tag: &str, content_type: &str, bytes: Bytes) -> Result<Response, Failure> {
-    let size = bytes.len() as u64;
+fn block(
+    call: &Call,
+    cid: &str,
+    tag: &str,
+    content_type: &str,
+    chunk: OpenChunk,
+) -> Result<Response, Failure> {
+    let size = chunk.size;
     // A block has no date of its own; the epoch keeps every date condition true.
     let verdict = headers::condition(&call.headers, tag, UnixMillis(0))?;
     let mut response = Response::default();
@@ -116,12 +123,8 @@ fn block(call: &Call, cid: &str, tag: &str, content_type: &str, bytes: Bytes) ->
             };
             let length = part.as_ref().map_or(size, |part| part.end - part.start);
             if call.method == Method::GET {
-                // The part lies within the block, whose length is a usize.
-                let body = match &part {
-                    Some(part) => bytes.slice(part.start as usize..part.end as usize),
-                    None => bytes,
-                };
-                response = Response::new(body.into());
+                let bytes = chunk.read(part.clone().unwrap_or(0..size));
+                response = warp::reply::stream(Download::new(bytes)).into_response();
             }
             if let Some(part) = part {
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;

@@ -36,8 +36,11 @@ pub const PLACEMENT_DEADLINE: Duration = Duration::from_secs(9);
 /// Bytes of chunks that uploads have under way at once, over all clients.
 const UPLOAD_BYTES: usize = 32 << 20;
 
-/// Bytes of chunks fetched ahead of readers, over all clients; what a reader waits for now comes on top.
-const READ_AHEAD_BYTES: usize = 32 << 20;
+/// Bytes of chunks held for readers, over all clients: what each is given now, and what is fetched ahead.
+const READING_BYTES: usize = 64 << 20;
+
+/// Bytes of pieces on their way to clients, over all of them; whoever has no share goes on with small ones.
+const PIECES_BYTES: usize = 64 << 20;
 
 /// Bytes of chunks still on their way to stragglers after the answer was given.
 const STRAGGLING_BYTES: usize = 16 << 20;
@@ -138,7 +141,8 @@ struct Inner {
     /// Smoothed seconds that fetches from each member took.
     latency: Mutex<BTreeMap<NodeId, f64>>,
     uploads: Budget,
-    read_ahead: Budget,
+    reading: Budget,
+    pieces: Budget,
     stragglers: Budget,
     background: Budget,
     /// Repairs that readers are queueing.
@@ -196,7 +200,8 @@ impl Chunks {
             tasks,
             latency: Mutex::default(),
             uploads: Budget::new(UPLOAD_BYTES),
-            read_ahead: Budget::new(READ_AHEAD_BYTES),
+            reading: Budget::new(READING_BYTES),
+            pieces: Budget::new(PIECES_BYTES),
             stragglers: Budget::new(STRAGGLING_BYTES),
             background: Budget::new(BACKGROUND_BYTES),
             repairs: Arc::new(Semaphore::new(REPAIRS_AT_ONCE)),
@@ -214,9 +219,14 @@ impl Chunks {
         &self.inner.uploads
     }
 
-    /// What fetching ahead of readers shares.
-    pub fn read_ahead(&self) -> &Budget {
-        &self.inner.read_ahead
+    /// What chunks that are held for readers share.
+    pub fn reading(&self) -> &Budget {
+        &self.inner.reading
+    }
+
+    /// What pieces on their way to clients share.
+    pub fn pieces(&self) -> &Budget {
+        &self.inner.pieces
     }
 
     /// This node.

@@ -3,12 +3,13 @@
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::FuturesOrdered;
 use futures::{Stream, StreamExt as _};
 use kepler_protocol::catalog::command::{Command, Consistency, Outcome, Refusal};
-use kepler_protocol::chunk::{ChunkId, Codec};
+use kepler_protocol::chunk::{Chunk, ChunkId, Codec};
 use kepler_protocol::manifest::{Node, Walk, WalkError};
 use kepler_protocol::name::Name;
 use kepler_protocol::version::{Content, Dot, Version, head};
@@ -16,14 +17,20 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::files::Service;
-use super::{ByteStream, OpenFile, ReadError};
+use super::outlet::{Outlet, Passed};
+use super::{ByteStream, OpenChunk, OpenFile, ReadError};
+use crate::replication::budget::Share;
+use crate::replication::chunks::Unavailable;
 
 /// Chunks of one reader fetched at once: the one it waits for, and others ahead of it as far as the
 /// bytes fetched ahead of all readers allow.
 const READ_AHEAD: usize = 4;
 
-/// Bytes handed to the gateway at a time.
-const PIECE: usize = 256 << 10;
+/// How long a reader waits for room for its next chunk; others who do not read let go of theirs meanwhile.
+const TURN_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a chunk counts for that is not fetched yet.
+const UNKNOWN_BYTES: usize = 4 << 20;
 
 /// The survivors of a name that are files, and how far they can be relied on.
 pub(super) struct Found {
@@ -88,41 +95,60 @@ impl Service {
 
     /// The verified bytes of `range`. The task behind it, and what it fetches ahead, ends when the
     /// stream is dropped.
-    fn read_range(&self, content: &Content, dot: Dot, range: Range<u64>) -> ByteStream {
-        let (sender, receiver) = mpsc::channel(1);
+    fn read_range(&self, content: &Content, dot: Dot, mut range: Range<u64>) -> ByteStream {
+        let (outlet, pieces) = Outlet::new(&self.chunks);
         let (service, content) = (self.clone(), content.clone());
         self.tasks.spawn(async move {
+            let sending = async {
+                let mut ahead = READ_AHEAD;
+                while let Some(next) =
+                    service.send_range(&content, dot, range.clone(), ahead, &outlet).await?
+                {
+                    if !outlet.goes_on().await {
+                        break;
+                    }
+                    // Whoever is slow needs nothing ahead: it would only be fetched again.
+                    (range.start, ahead) = (next, 1);
+                }
+                Ok::<_, ReadError>(())
+            };
             let sent = tokio::select! {
-                sent = service.send_range(&content, dot, range, &sender) => sent,
-                () = sender.closed() => return,
+                sent = sending => sent,
+                () = outlet.gone() => return,
             };
             if let Err(error) = sent {
-                // The client may be gone; then nobody needs the reason.
-                let _ = sender.send(Err(error)).await;
+                outlet.fail(error).await;
             }
         });
-        Box::pin(Pieces(receiver))
+        Box::pin(Pieces(pieces))
     }
 
+    /// Gives the client the bytes of `range`, or those before the offset that is returned: then it takes no
+    /// more for now, and nothing is held for it.
     async fn send_range(
         &self,
         content: &Content,
         dot: Dot,
         range: Range<u64>,
-        sender: &mpsc::Sender<Result<Bytes, ReadError>>,
-    ) -> Result<(), ReadError> {
+        most_ahead: usize,
+        outlet: &Outlet,
+    ) -> Result<Option<u64>, ReadError> {
+        let mut at = range.start;
         let mut walk = Walk::new(content.root, content.size, range)?;
         let mut ahead = FuturesOrdered::new();
         let mut next_leaf = None;
         loop {
-            while ahead.len() < READ_AHEAD {
+            while ahead.len() < most_ahead {
                 let Some(leaf) = next_leaf.take().or_else(|| walk.poll_leaf()) else { break };
-                let share =
-                    self.chunks.read_ahead().try_take(usize::try_from(leaf.size).unwrap_or(usize::MAX));
-                if share.is_none() && !ahead.is_empty() {
-                    next_leaf = Some(leaf);
-                    break;
-                }
+                let share = match self.chunks.reading().try_take(bytes_of(leaf.size)) {
+                    Some(share) => share,
+                    // Whoever holds nothing waits for its turn; the others go on with what they have.
+                    None if ahead.is_empty() => self.turn(leaf.size).await?,
+                    None => {
+                        next_leaf = Some(leaf);
+                        break;
+                    }
+                };
                 let service = self.clone();
                 ahead.push_back(AbortOnDropHandle::new(self.tasks.spawn(async move {
                     let chunk = service.chunks.fetch(leaf.id, Some(dot)).await?;
@@ -130,23 +156,79 @@ impl Service {
                 })));
             }
             if next_leaf.is_none()
-                && ahead.len() < READ_AHEAD
+                && ahead.len() < most_ahead
                 && let Some(node) = walk.poll_wanted()
             {
                 let chunk = self.chunks.fetch(node, Some(dot)).await?;
                 walk.handle_node(&chunk)?;
                 continue;
             }
-            let Some(next) = ahead.next().await else { return Ok(()) };
-            // The share is kept until the last piece is with the gateway.
-            let (mut rest, _share) = next.map_err(|e| ReadError::Store(e.into()))??;
-            while !rest.is_empty() {
-                let piece = rest.split_to(rest.len().min(PIECE));
-                if sender.send(Ok(piece)).await.is_err() {
-                    return Ok(());
-                }
+            let Some(next) = ahead.next().await else { return Ok(None) };
+            let (bytes, _share) = next.map_err(|e| ReadError::Store(e.into()))??;
+            match outlet.pass(&bytes).await {
+                Passed::All => at += bytes.len() as u64,
+                Passed::Some(passed) => return Ok(Some(at + passed as u64)),
+                Passed::Gone => return Ok(None),
             }
         }
+    }
+
+    /// Room for a chunk that is held for a reader, once it is its turn.
+    async fn turn(&self, bytes: u64) -> Result<Share, ReadError> {
+        let turn = self.chunks.reading().take(bytes_of(bytes));
+        let crowded = || ReadError::NotReady("too many downloads are waiting for memory".to_owned());
+        tokio::time::timeout(TURN_WITHIN, turn).await.map_err(|_| crowded())
+    }
+
+    /// A chunk, held until it is sent or its client is too slow for another that waits.
+    pub(super) async fn open_chunk(&self, id: ChunkId) -> Result<OpenChunk, ReadError> {
+        let share = self.turn(self.chunk_size.bytes().max(UNKNOWN_BYTES) as u64).await?;
+        let chunk = self.fetch_chunk(id).await?;
+        let size = chunk.bytes().len() as u64;
+        let service = self.clone();
+        let reader = move |range| service.read_chunk(chunk, share, range);
+        Ok(OpenChunk::new(size, Box::new(reader)))
+    }
+
+    async fn fetch_chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
+        self.chunks.fetch(id, None).await.map_err(|unavailable| match unavailable {
+            // Only where everybody who could have it has said that he has not.
+            Unavailable { id, nowhere: true } => ReadError::NotFound(format!("with the id {id}")),
+            unavailable => unavailable.into(),
+        })
+    }
+
+    fn read_chunk(&self, chunk: Chunk, share: Share, mut range: Range<u64>) -> ByteStream {
+        let (outlet, pieces) = Outlet::new(&self.chunks);
+        let service = self.clone();
+        self.tasks.spawn(async move {
+            let sending = async {
+                let id = chunk.id();
+                let mut held = (chunk, share);
+                // The range lies within the chunk, whose length is a usize.
+                while let Passed::Some(passed) =
+                    outlet.pass(&held.0.bytes()[range.start as usize..range.end as usize]).await
+                {
+                    range.start += passed as u64;
+                    let size = held.0.bytes().len() as u64;
+                    drop(held);
+                    if !outlet.goes_on().await {
+                        break;
+                    }
+                    let share = service.turn(size).await?;
+                    held = (service.fetch_chunk(id).await?, share);
+                }
+                Ok::<_, ReadError>(())
+            };
+            let sent = tokio::select! {
+                sent = sending => sent,
+                () = outlet.gone() => return,
+            };
+            if let Err(error) = sent {
+                outlet.fail(error).await;
+            }
+        });
+        Box::pin(Pieces(pieces))
     }
 
     /// The next chunk of a file: leaves in file order, manifest nodes as they are come upon.
@@ -193,6 +275,10 @@ impl Dag {
     pub(super) fn into_root_links(self) -> Vec<ChunkId> {
         self.root_links
     }
+}
+
+fn bytes_of(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
 }
 
 impl From<WalkError> for ReadError {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Command, Consistency, Outcome, Precondition};
-use kepler_protocol::chunk::{Chunk, ChunkId};
+use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::chunker::ChunkSize;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
@@ -18,11 +18,11 @@ use super::cluster::ClusterService;
 use super::operations::Operator;
 use super::refusal::refused;
 use super::{
-    Body, Copy, CopySource, Files, ListQuery, LocateError, OpenFile, OperatorError, PutRequest, ReadError,
-    VerifyStream, WriteError,
+    Body, Copy, CopySource, Files, ListQuery, LocateError, OpenChunk, OpenFile, OperatorError, PutRequest,
+    ReadError, VerifyStream, WriteError,
 };
 use crate::replication::catalog::CatalogHandle;
-use crate::replication::chunks::{Chunks, Unavailable};
+use crate::replication::chunks::Chunks;
 use crate::replication::electorate::Electors;
 use crate::store::{Listed, Store};
 use crate::tasks::Tasks;
@@ -245,12 +245,8 @@ impl Files for Service {
         Ok(api::Listing { files: files.collect(), prefixes: page.prefixes, next: page.next })
     }
 
-    async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
-        self.chunks.fetch(id, None).await.map_err(|unavailable| match unavailable {
-            // Only where everybody who could have it has said that he has not.
-            Unavailable { id, nowhere: true } => ReadError::NotFound(format!("with the id {id}")),
-            unavailable => unavailable.into(),
-        })
+    async fn chunk(&self, id: ChunkId) -> Result<OpenChunk, ReadError> {
+        self.open_chunk(id).await
     }
 
     async fn locate(&self, name: &Name, if_down: Option<NodeId>) -> Result<api::Located, LocateError> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Consistency, Precondition};
-use kepler_protocol::chunk::{Chunk, ChunkId, Codec};
+use kepler_protocol::chunk::{ChunkId, Codec};
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::time::UnixMillis;
@@ -208,8 +208,9 @@ impl Files for Fake {
                 (bytes, found.content.and_then(|c| c.content_type))
             }
             CopySource::Content { root, content_type } => {
-                let chunk = self.chunk(root).await.map_err(|_| WriteError::Collected(root))?;
-                (chunk.bytes().clone(), content_type)
+                let files = self.files.lock().unwrap();
+                let found = files.values().find(|(_, bytes)| ChunkId::of(Codec::Raw, bytes) == root);
+                (found.ok_or(WriteError::Collected(root))?.1.clone(), content_type)
             }
         };
         self.check(&copy.to, copy.precondition)?;
@@ -283,14 +284,22 @@ impl Files for Fake {
         Ok(api::Listing { files, prefixes: query.delimiter.into_iter().collect(), next })
     }
 
-    async fn chunk(&self, id: ChunkId) -> Result<Chunk, ReadError> {
+    async fn chunk(&self, id: ChunkId) -> Result<OpenChunk, ReadError> {
         if let Some(error) = self.fail_read.lock().unwrap().take() {
             return Err(error);
         }
         let files = self.files.lock().unwrap();
         let found = files.values().find(|(_, bytes)| ChunkId::of(Codec::Raw, bytes) == id);
         found
-            .map(|(_, bytes)| Chunk::new(Codec::Raw, bytes.clone()))
+            .map(|(_, bytes)| {
+                let bytes = bytes.clone();
+                let size = bytes.len() as u64;
+                let read = move |range: Range<u64>| -> ByteStream {
+                    let part = bytes.slice(range.start as usize..range.end as usize);
+                    Box::pin(futures::stream::iter([Ok(part)]))
+                };
+                OpenChunk::new(size, Box::new(read))
+            })
             .ok_or_else(|| ReadError::NotFound(id.to_string()))
     }
 
