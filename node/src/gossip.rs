@@ -109,7 +109,6 @@ const ROUND_TRIP_BUCKETS: u16 = 56;
 enum Command {
     Ready(bool),
     Constants(Constants),
-    Metadata(Box<kepler_protocol::view::Metadata>),
     Keys(kepler_protocol::wire::seal::KeyRing),
     Leave,
     Stay,
@@ -178,11 +177,6 @@ impl Handle {
     /// Seconds from a probe to its answer, for metrics.
     pub fn round_trips(&self) -> Histogram {
         self.round_trips.clone()
-    }
-
-    /// Changes what this node says of itself; its key stays.
-    pub async fn set_metadata(&self, metadata: kepler_protocol::view::Metadata) -> Result<(), Stopped> {
-        self.command(Command::Metadata(Box::new(metadata))).await
     }
 
     /// Replaces the cluster's keys: the first seals, all open.

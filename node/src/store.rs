@@ -61,7 +61,7 @@ pub use catalog::{Listed, Page};
 pub use chunks::{Incoming, Looked, Unreadable};
 pub use error::{DatabaseError, OpenError, ReadError, WriteError};
 pub use peers::PeerRow;
-pub use queue::{DueRow, Owed, QueueRow, QueueState};
+pub use queue::{DueRow, QueueRow, QueueState};
 pub use references::Kept;
 pub use release::Conditions;
 pub use resident::{Resident, Seat};

@@ -188,7 +188,6 @@ impl Driver {
                 self.epoch += 1;
                 self.view.send_replace(Arc::new(self.swim.view(self.epoch)));
             }
-            Command::Metadata(metadata) => self.swim.set_metadata(*metadata),
             Command::Keys(keys) => self.swim.set_keys(keys),
             Command::Leave => self.swim.leave(),
             Command::Stay => self.swim.stay(),

@@ -28,19 +28,4 @@ impl Store {
         })
         .await
     }
-    /// Versions that are not published yet, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn unpublished(&self, limit: usize) -> Result<Vec<Dot>, DatabaseError> {
-        self.query(move |db| {
-            let mut statement = db.prepare_cached(
-                "SELECT id FROM files WHERE published = 0 ORDER BY owner_node, generation, sequence LIMIT ?1",
-            )?;
-            all(&mut statement, [i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-                row.get::<_, String>(0)?.parse().map_err(|_| damaged("a version's id"))
-            })
-        })
-        .await
-    }
 }

@@ -56,15 +56,6 @@ pub struct DueRow {
     pub dots: Vec<Dot>,
 }
 
-/// A chunk of a version that is still owed to somebody.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owed {
-    /// The chunk.
-    pub chunk: ChunkId,
-    /// Who is to have it, by id.
-    pub targets: Vec<NodeId>,
-}
-
 /// The queue as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueState {
@@ -135,31 +126,6 @@ impl Store {
                 found.push(DueRow { chunk, target, attempts: row.get(1)?, dots: dots(db, chunk, target)? });
             }
             Ok(found)
-        })
-        .await
-    }
-
-    /// The targets that have rows due now, and when the next row after now will be due, from now.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn due_targets(&self) -> Result<(Vec<NodeId>, Option<Duration>), DatabaseError> {
-        let now = self.inner.clock.running_millis();
-        self.query(move |db| {
-            let mut due = Vec::new();
-            let mut next: Option<i64> = None;
-            for (target, earliest) in targets(db)? {
-                if earliest <= now {
-                    due.push(target);
-                }
-                let mut later = db.prepare_cached(
-                    "SELECT min(due) FROM replication_queue WHERE target_node_id = ?1 AND due > ?2",
-                )?;
-                let later: Option<i64> = later.query_row(params![target.as_str(), now], |row| row.get(0))?;
-                next = [next, later].into_iter().flatten().min();
-            }
-            let wait = next.map(|at| Duration::from_millis(u64::try_from(at - now).unwrap_or(0)));
-            Ok((due, wait))
         })
         .await
     }
@@ -241,46 +207,6 @@ impl Store {
         .await
     }
 
-    /// Gives rows to another target: the former one is no longer an owner. With `None` they are dropped.
-    /// Returns the dots to which less is owed now.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn re_aim(&self, rows: Vec<DueRow>, to: Option<NodeId>) -> Result<Vec<Dot>, DatabaseError> {
-        if let Some(to) = to {
-            let copies = rows.iter().flat_map(|row| {
-                row.dots.iter().map(|dot| QueueRow { chunk: row.chunk, target: to, dot: *dot })
-            });
-            self.enqueue(copies.collect()).await?;
-        }
-        self.delivered(rows).await
-    }
-
-    /// What is still owed to the chunks of a version, by chunk. Chunks that nobody waits for are not
-    /// listed; none at all means that everything queued under the dot was delivered.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn owed(&self, dot: Dot) -> Result<Vec<Owed>, DatabaseError> {
-        self.query(move |db| {
-            let mut statement = db.prepare_cached(
-                "SELECT chunk_id, target_node_id FROM replication_queue_dots WHERE dot = ?1
-                 ORDER BY chunk_id, target_node_id",
-            )?;
-            let mut rows = statement.query([dot.to_string()])?;
-            let mut owed: Vec<Owed> = Vec::new();
-            while let Some(row) = rows.next()? {
-                let (chunk, target) = (chunk_at(row, 0)?, node_at(row, 1)?);
-                match owed.last_mut() {
-                    Some(last) if last.chunk == chunk => last.targets.push(target),
-                    _ => owed.push(Owed { chunk, targets: vec![target] }),
-                }
-            }
-            Ok(owed)
-        })
-        .await
-    }
-
     /// Drops what is owed under a dot that will never be a version. A row that other dots ask for stays
     /// for them. In steps, so that a large file holds up nobody.
     ///
@@ -347,24 +273,6 @@ fn back_off(attempts: u32, chunk: &ChunkId) -> Duration {
     let wait = FIRST_RETRY.saturating_mul(1 << attempts.min(16)).min(LAST_RETRY);
     let share = u32::from(chunk.digest()[31]);
     wait * 3 / 4 + wait * share / 510
-}
-
-/// Targets with rows, each with the earliest time one is due: a seek a target, whatever the depth.
-fn targets(db: &Connection) -> Result<Vec<(NodeId, i64)>, DatabaseError> {
-    let mut statement = db.prepare_cached(
-        "SELECT target_node_id, due FROM replication_queue WHERE target_node_id > ?1
-         ORDER BY target_node_id, due LIMIT 1",
-    )?;
-    let mut found: Vec<(NodeId, i64)> = Vec::new();
-    loop {
-        let after = found.last().map_or("", |(target, _)| target.as_str());
-        let mut rows = statement.query([after])?;
-        let Some(row) = rows.next()? else { break };
-        let next = (node_at(row, 0)?, row.get(1)?);
-        drop(rows);
-        found.push(next);
-    }
-    Ok(found)
 }
 
 fn dots(db: &Connection, chunk: ChunkId, target: NodeId) -> Result<Vec<Dot>, DatabaseError> {

@@ -48,15 +48,6 @@ impl Store {
         })
     }
 
-    /// Says early whether `bytes` more may be written here, for writes whose chunks go elsewhere: the
-    /// database needs room too, and the reserve is what keeps it from running out.
-    ///
-    /// # Errors
-    /// [`WriteError::DiskFull`] if not.
-    pub async fn check_room(&self, bytes: u64) -> Result<(), WriteError> {
-        self.on_disk(move |store| store.check_reserve(bytes)).await
-    }
-
     async fn live_names(&self) -> Result<u64, DatabaseError> {
         if let Some(counted) = &*lock(&self.inner.names)
             && self.now() < counted.until

@@ -11,7 +11,7 @@ pub enum CallError {
     /// No answer before the deadline. Whether the peer acted is unknown.
     #[error("the node did not answer in time")]
     TimedOut,
-    /// The request is larger than [`MAX_BODY_BYTES`]; nothing was sent.
+    /// The request is larger than [`MAX_BODY_BYTES`](super::MAX_BODY_BYTES); nothing was sent.
     #[error("the request has {0} bytes, more than a call may have")]
     TooLarge(usize),
     /// The peer answered that it does not answer.

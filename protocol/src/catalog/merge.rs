@@ -64,7 +64,7 @@ impl Knowledge {
         self.changes
     }
 
-    /// [`Seen::digest`].
+    /// [`Census::digest`].
     pub fn digest(&self) -> [u8; 16] {
         self.census.digest()
     }

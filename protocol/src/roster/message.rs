@@ -32,7 +32,7 @@ pub struct RequestId(pub u64);
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub struct Request {
-    /// The sender's [`Phase`] on the wire; 0 without a roster.
+    /// The sender's [`Phase`](super::change::Phase) on the wire; 0 without a roster.
     #[n(0)]
     pub number: u64,
     /// The sender's cluster; absent before it is admitted.
@@ -120,7 +120,7 @@ pub enum Question {
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub struct Response {
-    /// The sender's [`Phase`] on the wire; 0 without a roster.
+    /// The sender's [`Phase`](super::change::Phase) on the wire; 0 without a roster.
     #[n(0)]
     pub number: u64,
     /// The constants of the sender's cluster; absent before it is admitted.

@@ -32,7 +32,6 @@ async fn what_was_owed_to_a_refused_version_is_dropped_and_nothing_else() {
     let rows = [row(&shared, "node-b", 1), row(&shared, "node-b", 2), row(&own, "node-b", 1)];
     store.enqueue(rows.to_vec()).await.unwrap();
     store.forget_owed(dot(1)).await.unwrap();
-    assert_eq!(store.owed(dot(1)).await.unwrap(), []);
     let left = store.due("node-b".parse().unwrap(), 9).await.unwrap();
     assert_eq!(
         left.iter().map(|row| (row.chunk, row.dots.clone())).collect::<Vec<_>>(),

@@ -19,7 +19,7 @@ use crate::throttle::Pace;
 /// Chunks below this are hashed where they are: handing them over would take longer.
 const HASH_INLINE_BYTES: usize = 64 << 10;
 
-/// Sends a chunk, if the peer lacks it, with at most [`MAX_DOTS`] references; says whether bytes went.
+/// Sends a chunk, if the peer lacks it, with at most [`MAX_DOTS`](super::MAX_DOTS) references; says whether bytes went.
 pub(in crate::swarm) async fn push<S>(
     mut io: S,
     chunk: &Chunk,
@@ -51,7 +51,7 @@ where
     }
 }
 
-/// Adds at most [`MAX_DOTS`] references to a chunk if the peer has it, and says whether it does.
+/// Adds at most [`MAX_DOTS`](super::MAX_DOTS) references to a chunk if the peer has it, and says whether it does.
 pub(in crate::swarm) async fn adopt<S>(
     mut io: S,
     id: ChunkId,
@@ -106,7 +106,7 @@ where
     })
 }
 
-/// Asks after at most [`MAX_IDS`] chunks.
+/// Asks after at most [`MAX_IDS`](super::MAX_IDS) chunks.
 pub(in crate::swarm) async fn held<S>(
     mut io: S,
     ids: &[ChunkId],
