@@ -22,7 +22,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use kepler_protocol::api;
 use kepler_protocol::catalog::command::{Consistency, Precondition};
 use kepler_protocol::chunk::ChunkId;
@@ -170,6 +170,14 @@ pub enum ReadError {
     /// No live member has an intact copy of a chunk.
     #[error("no node that answers has an intact copy of chunk {0}")]
     ChunkUnavailable(ChunkId),
+    /// The same, of a file that was asked for by its name.
+    #[error("{name} cannot be read: no node that answers has an intact copy of its chunk {chunk}")]
+    FileUnavailable {
+        /// The file.
+        name: Name,
+        /// Its chunk.
+        chunk: ChunkId,
+    },
     /// The file has more chunks than an answer can list.
     #[error("the file has {chunks} chunks, and at most {most} are listed at once")]
     TooManyChunks {
@@ -184,6 +192,16 @@ pub enum ReadError {
     /// A disk or the database failed.
     #[error("reading failed")]
     Store(#[source] anyhow::Error),
+}
+
+impl ReadError {
+    /// The same, with the name of the file that it happened to.
+    fn of_file(self, name: &Name) -> Self {
+        match self {
+            Self::ChunkUnavailable(chunk) => Self::FileUnavailable { name: name.clone(), chunk },
+            other => other,
+        }
+    }
 }
 
 /// A file opened for reading.
@@ -210,7 +228,8 @@ impl OpenFile {
 
     /// The bytes of `range`, which lies within the file.
     pub fn read(&self, range: Range<u64>) -> ByteStream {
-        (self.reader)(range)
+        let name = self.version.name.clone();
+        Box::pin((self.reader)(range).map(move |piece| piece.map_err(|error| error.of_file(&name))))
     }
 }
 

@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::{Health, HealthStatus, NodeHealth};
+use crate::chunk::ChunkId;
 use crate::node_id::NodeId;
 use crate::roster::Roster;
 use crate::view::State;
@@ -48,10 +49,11 @@ pub fn members(roster: Option<&Roster>, states: &BTreeMap<NodeId, State>) -> BTr
 pub fn judge(facts: Facts<'_>, nodes: Vec<NodeHealth>) -> Health {
     let mut findings = Findings::default();
     let sum = |count: fn(&NodeHealth) -> u64| nodes.iter().map(count).fold(0_u64, u64::saturating_add);
+    let (missing, fetching) = lost(&nodes);
     let health = Health {
-        under_replicated: sum(|n| n.under_replicated),
+        under_replicated: sum(|n| n.under_replicated.saturating_sub(n.fetching.len() as u64)) + fetching,
         single_copy: sum(|n| n.single_copy),
-        missing: sum(|n| n.missing),
+        missing,
         surplus: sum(|n| n.surplus),
         moving: sum(|n| n.moving),
         moving_bytes: sum(|n| n.moving_bytes),
@@ -59,12 +61,23 @@ pub fn judge(facts: Facts<'_>, nodes: Vec<NodeHealth>) -> Health {
         queue_oldest_secs: nodes.iter().filter_map(|n| n.queue_oldest_secs).max(),
         ..Health::default()
     };
-    data(&health, &mut findings);
+    data(&facts, &health, &nodes, &mut findings);
     voting(&facts, &nodes, &mut findings);
     presence(&facts, &nodes, &mut findings);
     work(&nodes, &health, &mut findings);
     let (status, reasons) = findings.conclude();
     Health { status, reasons, nodes, ..health }
+}
+
+/// How many chunks nobody was found to have, and how many others are being fetched anew. Each owner that knows a
+/// chunk looks for it, and an owner that took the place of a dead one may not know it: so no rule says which
+/// owner counts it, and what they named is united instead. Of what is beyond the lists only the longest
+/// counts: it is not known to differ from the others.
+fn lost(nodes: &[NodeHealth]) -> (u64, u64) {
+    let missing: BTreeSet<ChunkId> = nodes.iter().flat_map(|n| &n.lost).copied().collect();
+    let fetching: BTreeSet<ChunkId> = nodes.iter().flat_map(|n| &n.fetching).copied().collect();
+    let unlisted = nodes.iter().map(|n| n.missing.saturating_sub(n.lost.len() as u64)).max().unwrap_or(0);
+    ((missing.len() as u64).saturating_add(unlisted), fetching.difference(&missing).count() as u64)
 }
 
 /// What was found, by how bad it is.
@@ -84,13 +97,16 @@ impl Findings {
     }
 }
 
-fn data(health: &Health, findings: &mut Findings) {
+fn data(facts: &Facts<'_>, health: &Health, nodes: &[NodeHealth], findings: &mut Findings) {
     if health.missing > 0 {
         let (chunks, have) = (count(health.missing, "chunk"), verb(health.missing, "has", "have"));
-        findings.add(
-            HealthStatus::Unavailable,
-            format!("{chunks} {have} no copy that can be reached: start the nodes that are down; `kepler verify --all` names the files"),
-        );
+        let away = |n: &NodeHealth| !n.answered || facts.states.get(&n.node) == Some(&State::Dead);
+        let what = if nodes.iter().any(away) {
+            "no copy that can be reached: start the nodes that are down; `kepler verify --all` names the files"
+        } else {
+            "no intact copy left on any node: `kepler verify --all` names the files; write those again, or delete them"
+        };
+        findings.add(HealthStatus::Unavailable, format!("{chunks} {have} {what}"));
     }
     if health.single_copy > 0 {
         let (chunks, have) = (count(health.single_copy, "chunk"), verb(health.single_copy, "has", "have"));

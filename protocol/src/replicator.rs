@@ -240,6 +240,9 @@ impl Replicator {
         if let Some(at) = self.pass.counted.grace_over.filter(|at| *at > now) {
             wait("the end of the grace of chunks that nothing needs here", Some(at));
         }
+        if self.placement.died_together() {
+            wait("members that died together to return: repair runs at a tenth of the cap until then", None);
+        }
         if self.unreadable.in_doubt() {
             wait("somebody to look at this node's disk: it fails to give too many chunks", None);
         }
@@ -252,8 +255,8 @@ impl Replicator {
         Health {
             under_replicated,
             single_copy,
-            missing: self.fetches.in_vain() as u64,
-            fetching: (self.fetches.len() - self.fetches.in_vain()) as u64,
+            missing: self.fetches.which(true),
+            fetching: self.fetches.which(false),
             surplus: self.pass.counted.surplus,
             moving,
             moving_bytes,

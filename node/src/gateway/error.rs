@@ -250,7 +250,7 @@ pub fn read(error: ReadError) -> Failure {
         ReadError::NoQuorum { answered, needed } => {
             no_quorum(answered, needed, "whether the file exists is not known")
         }
-        error @ ReadError::ChunkUnavailable(_) => {
+        error @ (ReadError::ChunkUnavailable(_) | ReadError::FileUnavailable { .. }) => {
             warn!(%error, "a chunk is unavailable");
             Failure::new(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -150,7 +150,15 @@ impl swarm::ChunkStore for Doors {
     async fn read(&self, id: ChunkId) -> Result<Option<Chunk>, Refusal> {
         match self.store.read(id).await {
             Ok(chunk) => Ok(Some(chunk)),
-            Err(store::ReadError::Missing(_)) => Ok(None),
+            Err(store::ReadError::Missing(_)) => match self.store.is_lost(id).await {
+                Ok(false) => Ok(None),
+                // Who says that it has none says that nobody lost anything here.
+                Ok(true) => Err(Refusal::Corrupt),
+                Err(error) => {
+                    warn!(chunk = %id, %error, "could not look whether a chunk was lost here");
+                    Err(Refusal::Failed)
+                }
+            },
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
                 self.metrics.disk.quarantined.inc();

@@ -88,7 +88,8 @@ pub enum PlaceError {
 pub struct Unavailable {
     /// The chunk.
     pub id: ChunkId,
-    /// Every member of the roster, this node included, answered that it has not.
+    /// Every member of the roster, this node included, answered that it has none and keeps no reference to it:
+    /// it was collected, or never stored. Where copies are rotten or lost it is not nowhere.
     pub nowhere: bool,
 }
 

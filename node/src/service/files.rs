@@ -112,6 +112,18 @@ impl Service {
         if electors.was_caught_up() { Ok(()) } else { Err(ReadError::NotReady(electors.reason())) }
     }
 
+    /// Copies; where a chunk of the source cannot be had, the error names the source.
+    async fn write_named_copy(&self, copy: Copy) -> Result<api::Receipt, WriteError> {
+        let source = match &copy.from {
+            CopySource::Name(name, _) => Some(name.clone()),
+            CopySource::Content { .. } => None,
+        };
+        self.write_copy(copy).await.map_err(|error| match (error, source) {
+            (WriteError::Read(error), Some(source)) => error.of_file(&source).into(),
+            (error, _) => error,
+        })
+    }
+
     fn me(&self) -> NodeId {
         self.chunks.me()
     }
@@ -148,7 +160,7 @@ impl Files for Service {
     }
 
     async fn copy(&self, copy: Copy) -> Result<api::Receipt, WriteError> {
-        self.write_copy(copy).await
+        self.write_named_copy(copy).await
     }
 
     async fn rename(
@@ -169,7 +181,7 @@ impl Files for Service {
         }
         let source = CopySource::Name(from.clone(), Some(head.dot));
         let copy = Copy { from: source, to: to.clone(), precondition: Precondition::None, durability };
-        let receipt = self.write_copy(copy).await?;
+        let receipt = self.write_named_copy(copy).await?;
         if from == to {
             return Ok(receipt);
         }

@@ -39,7 +39,7 @@ impl Service {
         }
         let (mut leaves, mut nodes) = (Vec::new(), Vec::new());
         let mut walk = Dag::new(content, Some(version.dot))?;
-        while let Some((id, size)) = self.next_of(&mut walk).await? {
+        while let Some((id, size)) = self.next_of(&mut walk).await.map_err(|e| e.of_file(&version.name))? {
             match id.codec() {
                 Codec::Raw => leaves.push((id, size)),
                 Codec::DagPb => nodes.push((id, size)),

@@ -246,12 +246,13 @@ impl Service {
         Ok(Stored { content: Content { chunks: leaves, ..content }, links })
     }
 
-    /// What made a copy of a chunk fail, or, where every member says at once that it has none, that.
+    /// What made a copy of a chunk fail, or, where no member that answers at once has one, that.
     async fn or_collected(&self, id: ChunkId, error: WriteError) -> WriteError {
         let looked = tokio::time::timeout(LOOK_WITHIN, self.chunks.fetch(id, None)).await;
         match looked {
             Ok(Err(Unavailable { nowhere: true, .. })) => WriteError::Collected(id),
-            Ok(_) | Err(_) => error,
+            Ok(Err(unavailable)) => WriteError::Read(unavailable.into()),
+            Ok(Ok(_)) | Err(_) => error,
         }
     }
 

@@ -109,6 +109,31 @@ impl Store {
         .await
     }
 
+    /// Whether a chunk that cannot be read here should be here: references to it have not ended, or may have
+    /// been lost with a database. Then its bytes were lost or set aside. One that this node never had, has
+    /// collected or is deleting is not.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn is_lost(&self, id: ChunkId) -> Result<bool, DatabaseError> {
+        self.query(move |db| {
+            let mut row = db.prepare_cached("SELECT gone, recovered FROM chunks WHERE id = ?1")?;
+            let row = row.query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?)));
+            match row.optional()? {
+                Some((true, _)) => return Ok(false),
+                Some((false, true)) => return Ok(true),
+                Some((false, false)) | None => {}
+            }
+            let mut lost = db.prepare_cached("SELECT 1 FROM lost_references WHERE chunk_id = ?1")?;
+            if lost.exists([id.to_string()])? {
+                return Ok(true);
+            }
+            let judged = Judge::new(db).references(&id)?;
+            Ok(judged.values().any(|worth| *worth != Reference::Ended))
+        })
+        .await
+    }
+
     /// Notes that references of a chunk may have been lost: it is never collected for want of one.
     ///
     /// # Errors

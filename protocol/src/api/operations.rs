@@ -36,7 +36,7 @@ pub struct Health {
     pub under_replicated: u64,
     /// Chunks of which one reachable copy is known, where there should be more.
     pub single_copy: u64,
-    /// Referenced chunks of which no reachable intact copy is known.
+    /// Referenced chunks of which no reachable intact copy is known, each once, however many owners look for it.
     pub missing: u64,
     /// Copies on nodes that do not own them.
     pub surplus: u64,
@@ -109,7 +109,19 @@ pub struct NodeHealth {
     #[n(13)]
     #[serde(default)]
     pub waiting: Vec<Waiting>,
+    /// Which chunks `missing` counts, the first [`MAX_LISTED`] of them. Between nodes only: who sums up
+    /// counts a chunk once.
+    #[n(14)]
+    #[serde(skip)]
+    pub lost: Vec<ChunkId>,
+    /// Likewise, which chunks are being fetched anew; `under_replicated` counts them too.
+    #[n(15)]
+    #[serde(skip)]
+    pub fetching: Vec<ChunkId>,
 }
+
+/// The most chunks that a list in [`NodeHealth`] has.
+pub const MAX_LISTED: usize = 1024;
 
 impl NodeHealth {
     /// A node that did not answer.
@@ -134,6 +146,8 @@ impl NodeHealth {
             paused: false,
             breaker: false,
             waiting: Vec::new(),
+            lost: Vec::new(),
+            fetching: Vec::new(),
         }
     }
 }

@@ -97,6 +97,33 @@ fn a_chunk_without_a_copy_is_worse_than_one_with_one_which_is_worse_than_one_tha
     assert_eq!(order, ["2 chunks h", "1 chunk ha", "2 chunks a"], "the worst first");
 }
 
+/// Each owner looks for what it lacks; one that took over from a dead one may not know of it.
+#[test]
+fn a_chunk_that_several_owners_lack_counts_once_whoever_knows_of_it() {
+    let [a, b, c] = [1, 2, 3].map(|n| ChunkId::of(crate::chunk::Codec::Raw, &[n]));
+    let lacking = move |n: usize, node: &mut NodeHealth| {
+        let (lost, fetching) = match n {
+            0 => (vec![], vec![]),
+            1 => (vec![a, b], vec![c]),
+            2 => (vec![a], vec![b, c]),
+            _ => (vec![b], vec![]),
+        };
+        (node.missing, node.under_replicated) = (lost.len() as u64, fetching.len() as u64);
+        (node.lost, node.fetching) = (lost, fetching);
+    };
+    let all_up = health(4, &[], lacking);
+    assert_eq!((all_up.missing, all_up.under_replicated), (2, 1), "{all_up:?}");
+    assert!(all_up.reasons[0].starts_with("2 chunks have no intact copy left on any node"), "{all_up:?}");
+    assert!(!reasons(&all_up).contains("start"), "{all_up:?}");
+    let one_down = health(4, &[0], lacking);
+    assert_eq!(one_down.missing, 2);
+    assert!(one_down.reasons[0].contains("start the nodes that are down"), "{one_down:?}");
+
+    // More than the lists hold: not fewer than any node says, and nothing twice.
+    let many = health(3, &[], move |_, node| (node.missing, node.lost) = (10, vec![a, b]));
+    assert_eq!(many.missing, 10);
+}
+
 #[test]
 fn two_silent_of_three_leave_no_majority_and_the_way_out_is_named() {
     let health = health(3, &[0, 2], |_, _| ());

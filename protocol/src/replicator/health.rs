@@ -1,6 +1,9 @@
 //! What a node can say of the health of what it holds, in numbers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+use crate::chunk::ChunkId;
 
 /// What this node knows to be amiss, and what it does about it. Numbers are of the last complete pass
 /// over the disk and of the work that came of it.
@@ -12,9 +15,9 @@ pub struct Health {
     pub single_copy: u64,
     /// Chunks that should be here and whose file is gone or rotten, and that nobody was found to have
     /// in at least two attempts.
-    pub missing: u64,
+    pub missing: BTreeSet<ChunkId>,
     /// The same of which nobody can say so yet: they are being fetched anew.
-    pub fetching: u64,
+    pub fetching: BTreeSet<ChunkId>,
     /// Copies here that others own.
     pub surplus: u64,
     /// Copies being sent.

@@ -390,14 +390,10 @@ impl Fetches {
         self.wanted.values().filter(|fetch| !fetch.under_way).map(|fetch| fetch.due).min()
     }
 
-    /// How many were tried at least twice: nobody who answers has them.
-    pub fn in_vain(&self) -> usize {
-        self.wanted.values().filter(|fetch| fetch.tries >= 2).count()
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.wanted.len()
+    /// Which were tried at least twice, so that nobody who answers has them: `in_vain`; or the others.
+    pub fn which(&self, in_vain: bool) -> BTreeSet<ChunkId> {
+        let which = self.wanted.iter().filter(|(_, fetch)| (fetch.tries >= 2) == in_vain);
+        which.map(|(chunk, _)| *chunk).collect()
     }
 
     /// Whether none.

@@ -235,6 +235,7 @@ fn nothing_is_deleted_while_too_many_are_dead() {
         assert!(world.nodes[at].files.len() >= before, "n{at} deleted something");
         let health = world.nodes[at].machine.as_ref().unwrap().health(Instant::from_micros(400_000_000));
         assert!(health.breaker && health.slow);
+        assert!(health.waiting.iter().any(|w| w.what.contains("a tenth of the cap")), "{:?}", health.waiting);
     }
     // Two died together: the full cap is for last copies alone, and the first that is sent is one. (A last
     // copy whose other owners do not agree yet on owning it is not known for one.)

@@ -281,6 +281,9 @@ mod tests {
         let checked = Checked { id, bytes: u64::MAX, state: CopyState::Unreadable };
         let page = Answer::Page(Page { chunks: vec![checked; MAX_CHUNKS], last: false, total: u64::MAX });
         assert!(minicbor::to_vec(&page).unwrap().len() < 1 << 20);
+        let mut health = crate::api::NodeHealth::idle("a".parse().unwrap());
+        (health.lost, health.fetching) = (vec![id; crate::api::MAX_LISTED], vec![id; crate::api::MAX_LISTED]);
+        assert!(minicbor::to_vec(Answer::Health(Box::new(health))).unwrap().len() < 1 << 20);
         let longest = replaced(Some("a".repeat(crate::version::MAX_CONTENT_TYPE_BYTES)));
         let answer = Answer::Replaced(vec![longest; MAX_REPLACED]);
         assert!(minicbor::to_vec(&answer).unwrap().len() < 1 << 20);

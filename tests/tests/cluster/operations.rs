@@ -126,8 +126,25 @@ async fn a_chunk_lost_everywhere_is_told_with_its_file_and_exit_code_5() -> Resu
     let refused = answer.status() == StatusCode::SERVICE_UNAVAILABLE;
     ensure!(refused || answer.bytes().await.is_err(), "a chunk that is rotten everywhere was served");
     let unavailable = becomes(&cluster.nodes[0], HealthStatus::Unavailable, Duration::from_secs(30)).await?;
-    ensure!(unavailable.missing >= 1, "{unavailable:?}");
-    println!("a chunk rotten on 3 of 3 nodes: exit code 5, file named, health {:?}", unavailable.reasons);
+    ensure!(unavailable.reasons[0].contains("no intact copy left on any node"), "{:?}", unavailable.reasons);
+    ensure!(!unavailable.reasons[0].contains("start"), "all are up: {:?}", unavailable.reasons);
+    // Every owner looks for it, and once all have looked in vain it still is one chunk.
+    let mut agreed = None;
+    eventually("all owners looked for it in vain", Duration::from_secs(60), async || {
+        agreed = health(&cluster.nodes[0]).await.ok();
+        agreed.as_ref().is_some_and(|h| h.nodes.iter().all(|n| n.missing == 1))
+    })
+    .await?;
+    let agreed = agreed.context("it was just asked")?;
+    let (_, total) = verify(&cluster.nodes[2]).await?;
+    let by_health = (agreed.missing, agreed.under_replicated, agreed.single_copy);
+    let by_verification = (total.missing, total.under_replicated, total.single_copy);
+    ensure!(by_health == (1, 0, 0) && by_verification == by_health, "{agreed:?} {total:?}");
+    println!(
+        "a chunk rotten on 3 of 3 nodes: exit code 5, file named; health and verification count (missing, lacking, \
+         one copy) {by_health:?} = {by_verification:?}; health {:?}",
+        unavailable.reasons
+    );
     Ok(())
 }
 

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use kepler_protocol::chunk::{ChunkId, Codec};
 
 use super::client::{Gateway, p};
 use super::fake::Fake;
 use crate::gateway::Config;
-use crate::service::{BodyError, ReadError, WriteError};
+use crate::service::{BodyError, Files as _, ReadError, WriteError};
 
 #[tokio::test]
 async fn each_failed_write_has_its_status_and_type() {
@@ -57,6 +58,10 @@ async fn each_failed_read_has_its_status_and_type() {
         (ReadError::NotFound("f".into()), p(404, "not-found")),
         (ReadError::NoQuorum { answered: 1, needed: 2 }, p(503, "no-quorum")),
         (ReadError::ChunkUnavailable(ChunkId::of(Codec::Raw, b"")), p(503, "chunk-unavailable")),
+        (
+            ReadError::FileUnavailable { name: "f".parse().unwrap(), chunk: ChunkId::of(Codec::Raw, b"") },
+            p(503, "chunk-unavailable"),
+        ),
         (ReadError::Manifest("cycle".into()), p(500, "internal")),
         (ReadError::Store(anyhow::anyhow!("disk")), p(500, "internal")),
     ];
@@ -65,6 +70,18 @@ async fn each_failed_read_has_its_status_and_type() {
         *gateway.files.fail_read.lock().unwrap() = Some(error);
         assert_eq!(gateway.get("/v1/files/f").await.problem(), problem, "{shown}");
     }
+}
+
+#[tokio::test]
+async fn a_chunk_that_nobody_has_is_told_with_the_name_of_the_file() {
+    let gateway = Gateway::start(Config::default()).await;
+    gateway.put("/v1/files/a/doomed", "x").await;
+    *gateway.files.break_after.lock().unwrap() = Some(0);
+    // The first piece is an empty one.
+    let answer = gateway.files.open(&"a/doomed".parse().unwrap(), None).await.unwrap();
+    let pieces: Vec<_> = answer.read(0..1).collect().await;
+    let error = pieces.last().unwrap().as_ref().unwrap_err().to_string();
+    assert!(error.starts_with("a/doomed cannot be read"), "{error}");
 }
 
 #[tokio::test]

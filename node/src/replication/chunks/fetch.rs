@@ -44,7 +44,9 @@ impl Chunks {
         let mut lacking = Lacking::default();
         match local {
             Local::Missing => lacking.missing.push(me),
-            Local::Intact(_) | Local::Unreadable | Local::Quarantined => lacking.damaged.push(me),
+            Local::Intact(_) | Local::Lost | Local::Unreadable | Local::Quarantined => {
+                lacking.damaged.push(me)
+            }
         }
         let found = self.fetch_remote(id, &mut lacking).await;
         if let Ok(chunk) = &found {
@@ -87,7 +89,14 @@ impl Chunks {
     async fn read_local(&self, id: ChunkId) -> Local {
         match self.inner.store.read(id).await {
             Ok(chunk) => Local::Intact(chunk),
-            Err(store::ReadError::Missing(_)) => Local::Missing,
+            Err(store::ReadError::Missing(_)) => match self.inner.store.is_lost(id).await {
+                Ok(false) => Local::Missing,
+                Ok(true) => Local::Lost,
+                Err(error) => {
+                    warn!(chunk = %id, %error, "could not look whether a chunk was lost here");
+                    Local::Unreadable
+                }
+            },
             Err(store::ReadError::Corrupt(corrupt)) => {
                 warn!(chunk = %id, error = %corrupt, "quarantining chunk");
                 self.note_quarantined(id);
@@ -179,13 +188,16 @@ impl Chunks {
 struct Lacking {
     /// They said that they have none.
     missing: Vec<NodeId>,
-    /// They have one that is rotten or cannot be read.
+    /// They have one that is rotten or cannot be read, or had one and should have it still.
     damaged: Vec<NodeId>,
 }
 
 enum Local {
     Intact(Chunk),
+    /// It was never here, or nothing refers to it any more.
     Missing,
+    /// It should be here: it is being fetched anew.
+    Lost,
     Unreadable,
     Quarantined,
 }

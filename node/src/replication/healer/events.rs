@@ -138,7 +138,7 @@ impl Teller {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.counts.under_replicated.set(gauge(health.under_replicated));
         self.counts.single_copy.set(gauge(health.single_copy));
-        self.counts.missing.set(gauge(health.missing));
+        self.counts.missing.set(gauge(health.missing.len() as u64));
         self.counts.surplus.set(gauge(health.surplus));
         self.counts.breaker.set(i64::from(health.breaker));
         self.flush_released();

@@ -1,6 +1,9 @@
 //! What is known of this node's healing beside the machine: lost logs, and health as people are told it.
 
-use kepler_protocol::api::{self, NodeHealth};
+use std::collections::BTreeSet;
+
+use kepler_protocol::api::{self, MAX_LISTED, NodeHealth};
+use kepler_protocol::chunk::ChunkId;
 use tracing::warn;
 
 use super::Healer;
@@ -44,11 +47,14 @@ impl Healer {
             what: waiting.what,
             until_secs: waiting.remaining.map(|remaining| remaining.as_secs()),
         });
+        let listed = |chunks: &BTreeSet<ChunkId>| chunks.iter().take(MAX_LISTED).copied().collect();
         NodeHealth {
             // What is fetched anew is lacking here, and nobody else may know yet.
-            under_replicated: health.under_replicated + health.fetching,
+            under_replicated: health.under_replicated + health.fetching.len() as u64,
             single_copy: health.single_copy,
-            missing: health.missing,
+            missing: health.missing.len() as u64,
+            lost: listed(&health.missing),
+            fetching: listed(&health.fetching),
             surplus: health.surplus,
             moving: health.moving,
             moving_bytes: health.moving_bytes,

@@ -44,6 +44,39 @@ async fn what_the_disk_fails_to_give_stays_until_it_is_given_up_and_is_then_fetc
     assert_eq!(store.references(bad.id()).await.unwrap(), [dot(1)]);
 }
 
+/// Else a file whose every copy is rotten would be one that was collected.
+#[tokio::test]
+async fn a_chunk_set_aside_is_lost_until_it_is_back_and_one_that_never_was_here_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let [rotten, gone, free, never] = ["rotten", "gone", "free", "never"].map(large);
+    for chunk in [&rotten, &gone] {
+        store.put(chunk.clone(), &[dot(1)]).await.unwrap();
+    }
+    store.put(free.clone(), &[]).await.unwrap();
+    std::fs::write(file_of(dir.path(), &rotten), "other").unwrap();
+    assert_eq!(store.quarantine(rotten.id(), Unreadable::Stays).await.unwrap(), Looked::SetAside);
+    for chunk in [&gone, &free] {
+        std::fs::remove_file(file_of(dir.path(), chunk)).unwrap();
+    }
+    for (chunk, lost) in [(&rotten, true), (&gone, true), (&free, false), (&never, false)] {
+        assert!(matches!(store.read(chunk.id()).await, Err(ReadError::Missing(_))));
+        assert_eq!(store.is_lost(chunk.id()).await.unwrap(), lost, "{}", chunk.id());
+    }
+    store.put(rotten.clone(), &[]).await.unwrap();
+    assert_eq!(store.read(rotten.id()).await.unwrap(), rotten);
+
+    // One that is being deleted is let go of, whatever refers to it.
+    store.execute(|tx| Ok(tx.connection.execute("UPDATE chunks SET gone = 1", [])?)).await.unwrap();
+    assert!(!store.is_lost(gone.id()).await.unwrap());
+    // What was set aside when its references were in doubt may be referred to.
+    store.put(never.clone(), &[]).await.unwrap();
+    store.mark_recovered(never.id()).await.unwrap();
+    std::fs::write(file_of(dir.path(), &never), "other").unwrap();
+    assert_eq!(store.quarantine(never.id(), Unreadable::Stays).await.unwrap(), Looked::SetAside);
+    assert!(store.is_lost(never.id()).await.unwrap());
+}
+
 #[tokio::test]
 async fn files_that_cannot_be_deleted_keep_no_others_waiting() {
     let dir = tempfile::tempdir().unwrap();

@@ -15,7 +15,7 @@ async fn a_node_that_bounces_and_one_that_is_upgraded_move_nothing() -> Result<(
     let files = write(&cluster, "bounce", 60, MIB).await?;
     let chunks: BTreeSet<ChunkId> = files.iter().map(|file| file.chunk).collect();
     exactly_placed(&cluster, 5, &chunks, Duration::from_secs(60)).await?;
-    let mut others = sent_in_background(&cluster).await? - background_bytes(&cluster.nodes[4]).await?;
+    let others = sent_in_background(&cluster).await? - background_bytes(&cluster.nodes[4]).await?;
     let mut moved = 0.0;
     // The full numbers: every 20 s for 3 minutes.
     let (bounces, pause) = (scaled(9).max(4), Duration::from_secs(scaled(10).max(4) as u64));
@@ -33,7 +33,6 @@ async fn a_node_that_bounces_and_one_that_is_upgraded_move_nothing() -> Result<(
     }
     let now = sent_in_background(&cluster).await? - background_bytes(&cluster.nodes[4]).await?;
     moved += now - others;
-    others = now;
     ensure!(moved < 2.0 * MIB as f64, "{moved} bytes were moved by a node that bounced");
 
     // An upgrade: every node in turn.
@@ -45,7 +44,6 @@ async fn a_node_that_bounces_and_one_that_is_upgraded_move_nothing() -> Result<(
         cluster.settle().await?;
         upgraded += sent_in_background(&cluster).await? - before;
     }
-    let _ = others;
     ensure!(upgraded < 2.0 * MIB as f64, "{upgraded} bytes were moved by a rolling restart");
     let (_, copies) = exactly_placed(&cluster, 5, &chunks, Duration::from_secs(30)).await?;
     let read = read_all(&cluster, &files).await?;

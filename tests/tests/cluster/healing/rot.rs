@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use kepler_protocol::api;
 use kepler_protocol::chunk::{Chunk, ChunkId};
-use kepler_tests::cluster::Cluster;
+use kepler_tests::cluster::{Cluster, Node, eventually};
+
+use crate::operations::kepler;
 
 use super::{MIB, Stored, exactly_placed, hash_disks, read_all, wipe, with, write};
 
@@ -88,6 +91,7 @@ async fn damage_on_one_node_and_on_all_is_never_served_and_mended_within_a_minut
             damaged += usize::from(damage(&cluster, node, file, other, KINDS[(i + node) % 4])?);
         }
     }
+    ensure!(damaged == 30 + 2 * 60, "{damaged} damages");
     read += read_all(&cluster, &files[..20]).await?;
     let all = mended(&cluster, &chunks).await?;
     read += read_all(&cluster, &files).await?;
@@ -135,6 +139,12 @@ async fn a_chunk_file_removed_by_hand_is_back_within_one_inventory_interval() ->
     Ok(())
 }
 
+/// A copy or a move over HTTP.
+async fn write_from(node: &Node, verb: &str, from: &str, to: &str) -> Result<reqwest::Response> {
+    let post = node.client().post(format!("{}/v1/{verb}", node.url())).header("Kepler-Client", "test");
+    Ok(post.json(&serde_json::json!({"from": from, "to": to})).send().await?)
+}
+
 #[tokio::test]
 async fn a_file_whose_every_copy_is_rotten_is_an_error_and_never_wrong_bytes() -> Result<()> {
     let cluster = Cluster::start_with(3, &with(&[])).await?;
@@ -155,9 +165,50 @@ async fn a_file_whose_every_copy_is_rotten_is_an_error_and_never_wrong_bytes() -
         }
         answers.insert(status.as_u16());
     }
+    // Once every copy is set aside, and however often it was looked for.
+    let (name, copy) = (files[0].name.as_str(), "hopeless/copy");
+    let mut told = 0;
+    for node in &cluster.nodes {
+        let answers = [
+            ("GET", node.try_get(name).await?),
+            ("copy", write_from(node, "copy", name, copy).await?),
+            ("move", write_from(node, "move", name, copy).await?),
+        ];
+        for (what, answer) in answers {
+            let (status, text) = (answer.status(), answer.text().await?);
+            ensure!(status == 503 && text.contains("chunk-unavailable"), "{what}: {status} {text}");
+            ensure!(text.contains(name), "{what} does not name the file: {text}");
+            told += 1;
+        }
+        let out = node.data.with_extension("out").display().to_string();
+        for verb in
+            [&["get", name, out.as_str()][..], &["cat", name], &["cp", name, copy], &["mv", name, copy]]
+        {
+            let done = kepler(node, verb).await?;
+            let error = String::from_utf8_lossy(&done.stderr);
+            ensure!(done.status.code() == Some(5), "kepler {verb:?}: {:?} {error}", done.status);
+            ensure!(error.contains(name) && done.stdout.is_empty(), "kepler {verb:?}: {error}");
+            told += 1;
+        }
+        ensure!(!std::path::Path::new(&out).exists(), "a file of which not one byte is known was made");
+    }
     ensure!(read_all(&cluster, &files[1..]).await? == 3);
-    println!("every copy rotten: answers {answers:?}, no wrong byte; other files are not touched");
+    println!(
+        "every copy rotten: answers {answers:?}, no wrong byte; then {told} of 21 answers are unavailable and name \
+         the file; other files are not touched"
+    );
     Ok(())
+}
+
+/// The chunks that a node says it has: files which it knows, not files which are there.
+async fn chunks_of(node: &Node) -> Result<u64> {
+    Ok(node.json::<api::NodeStatus>("/v1/status").await?.storage.chunks)
+}
+
+async fn has_again(node: &Node, before: u64) -> Result<()> {
+    let what = format!("{} says again that it has {before} chunks", node.id);
+    eventually(&what, Duration::from_secs(30), async || chunks_of(node).await.is_ok_and(|now| now == before))
+        .await
 }
 
 #[tokio::test]
@@ -167,6 +218,8 @@ async fn a_lost_database_and_a_lost_disk_come_back_by_themselves() -> Result<()>
     let chunks: BTreeSet<ChunkId> = files.iter().map(|file| file.chunk).collect();
     exactly_placed(&cluster, 4, &chunks, Duration::from_secs(60)).await?;
 
+    let database_before = chunks_of(&cluster.nodes[1]).await?;
+    ensure!(database_before > 0);
     cluster.nodes[1].kill();
     for name in ["kepler.db", "kepler.db-wal", "kepler.db-shm"] {
         let _ = std::fs::remove_file(cluster.nodes[1].data.join(name));
@@ -174,16 +227,19 @@ async fn a_lost_database_and_a_lost_disk_come_back_by_themselves() -> Result<()>
     cluster.nodes[1].start()?;
     cluster.settle().await?;
     let (database, _) = exactly_placed(&cluster, 4, &chunks, Duration::from_secs(120)).await?;
+    has_again(&cluster.nodes[1], database_before).await?;
     let mut read = read_all(&cluster, &files).await?;
 
+    let disk_before = chunks_of(&cluster.nodes[2]).await?;
     cluster.nodes[2].kill();
     wipe(&cluster.nodes[2].data)?;
     cluster.nodes[2].start()?;
     cluster.settle().await?;
     let (disk, copies) = exactly_placed(&cluster, 4, &chunks, Duration::from_secs(120)).await?;
+    has_again(&cluster.nodes[2], disk_before).await?;
     read += read_all(&cluster, &files).await?;
     println!(
-        "a database lost: in place after {database:?}; a disk lost: after {disk:?}; {copies} copies hashed, {read} reads"
+        "a database lost: {database_before} chunks known again, in place after {database:?}; a disk lost: {disk_before} after {disk:?}; {copies} copies hashed, {read} reads"
     );
     Ok(())
 }
