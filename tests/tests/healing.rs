@@ -134,7 +134,7 @@ fn copies_end_where_they_belong_while_members_leave_and_are_forgotten() {
 
 #[test]
 fn copies_end_where_they_belong_while_members_leave_in_the_midst_of_fast_writes() {
-    let sum = sweep("changing rosters and fast writes", SEEDS / 2, changing_setup(), hasty);
+    let sum = sweep("changing rosters and fast writes", SEEDS, changing_setup(), hasty);
     assert!(sum.gone[0] > 10, "hardly anybody left: {sum}");
 }
 
@@ -147,12 +147,21 @@ fn where_all_are_told_to_leave_somebody_stays_and_nothing_is_lost() {
 /// How many seeds each of the tests above runs, and within how many each bug is found.
 const SEEDS: u64 = 40;
 
+/// The queue pays what uploads owe before the replicator has to: without it there is more to get wrong.
+fn without_queue() -> Setup {
+    Setup { queue: false, ..setup() }
+}
+
+#[test]
+fn copies_end_where_they_belong_without_a_queue_too() {
+    sweep("healing without a queue", SEEDS, without_queue(), healing);
+}
+
 /// Runs the seeds with a bug until one of `invariants` is found to be broken. (What needs nodes that differ
-/// for minutes, or a healer that stalls, is planted in the machine's own tests.)
+/// for minutes, or a healer that stalls, is planted in the machine's own tests. That each of these seeds passes
+/// without any bug is seen by the sweeps: each set-up and schedule used here is one of theirs, with as many seeds.)
 fn missed(name: &str, invariants: &[&str], plant: fn(&mut Faults)) -> Option<String> {
-    // The queue pays what uploads owe before the replicator has to: without it there is more to get wrong.
-    let setup = Setup { queue: false, ..setup() };
-    missed_in(name, invariants, setup, healing, |setup| plant(&mut setup.heal))
+    missed_in(name, invariants, without_queue(), healing, |setup| plant(&mut setup.heal))
 }
 
 fn missed_in(
@@ -170,11 +179,7 @@ fn missed_in(
         if let Some(violation) = hit {
             let what = violation.to_string();
             println!("{name}: found at seed {seed} of {SEEDS}: {}", what.lines().next().unwrap_or_default());
-            let broken = (0..=seed).find(|seed| {
-                let sound = run::<Node>(&Plan::new(options(*seed)), sound);
-                !sound.violations.is_empty()
-            });
-            return broken.map(|seed| format!("without {name} seed {seed} breaks something all the same"));
+            return None;
         }
     }
     println!("{name}: missed");

@@ -11,11 +11,12 @@ use kepler_protocol::time::Instant;
 
 use super::Node;
 use super::room::Room;
+use super::uploads::Upload;
 use crate::sim::process::{Answer, Ask, Clocks, Output};
 
 /// What a command was given for.
 pub(super) enum Issued {
-    Begin { operation: u64, value: ChunkId, durability: Durability },
+    Begin { operation: u64, value: ChunkId, durability: Durability, hit: bool },
     Last { operation: u64 },
     Abort { operation: u64 },
     Nothing,
@@ -57,9 +58,9 @@ impl Node {
                 let command = Command::Delete { name, version: only, precondition, durability, created_at };
                 (command, Issued::Last { operation })
             }
-            Ask::Put { name, value, precondition, durability } => (
+            Ask::Put { name, value, precondition, durability, hit } => (
                 Command::Begin { name, precondition, durability },
-                Issued::Begin { operation, value, durability },
+                Issued::Begin { operation, value, durability, hit },
             ),
         };
         self.command(room, clocks.now, command, issued)
@@ -69,8 +70,12 @@ impl Node {
     pub(super) fn completed(&mut self, room: &mut Room, clocks: Clocks, id: CommandId, outcome: Outcome) {
         let Some(issued) = self.commands.issued.remove(&id) else { return };
         let (operation, answer) = match (issued, outcome) {
-            (Issued::Begin { operation, value, durability }, Outcome::Begun { dot }) => {
-                return self.upload(room, clocks.now, operation, dot, (value, durability));
+            (Issued::Begin { operation, value, durability, hit }, Outcome::Begun { dot }) => {
+                let upload = Upload { operation, dot, value, durability };
+                if hit {
+                    return self.copy(room, clocks.now, upload);
+                }
+                return self.upload(room, clocks.now, upload);
             }
             (Issued::Abort { operation }, _) => (operation, Answer::NoOwners),
             (Issued::Nothing, _) => return,

@@ -29,6 +29,15 @@ const SWEEP: Duration = Duration::from_secs(3);
 /// Between the chunks of a slow upload.
 const SLOW: Duration = Duration::from_secs(34);
 
+/// A client's write that has its dot.
+#[derive(Clone, Copy)]
+pub(super) struct Upload {
+    pub(super) operation: u64,
+    pub(super) dot: Dot,
+    pub(super) value: ChunkId,
+    pub(super) durability: Durability,
+}
+
 /// What is placed, and for whom.
 enum Placing {
     /// A client's write: its first chunk, which it shares with others.
@@ -93,9 +102,7 @@ impl Node {
         &mut self,
         room: &mut Room,
         now: Instant,
-        operation: u64,
-        dot: Dot,
-        (value, durability): (ChunkId, Durability),
+        Upload { operation, dot, value, durability }: Upload,
     ) {
         let placing = Placing::Shared { operation, dot, value, durability };
         self.place(room, now, placing, shared_of(&value), durability);
