@@ -9,6 +9,9 @@ use kepler_tests::sim::network::Link;
 use kepler_tests::sim::node::{Node, Setup};
 use kepler_tests::sim::run::{Options, Plan, Report, run, shrink};
 
+/// I10: from when all faults end, whatever a node has to do before it is ready.
+const EQUAL_WITHIN: Duration = Duration::from_secs(30);
+
 /// How many seeds a test runs, of what `SEEDS` asks for in all.
 fn seeds(usual: u64) -> u64 {
     let asked = env::var("SEEDS").ok().and_then(|text| text.parse().ok());
@@ -38,6 +41,9 @@ fn sweep_with(title: &str, count: u64, setup: Setup, options: impl Fn(u64) -> Op
         }
     }
     println!("{title}: {sum}");
+    // In none of these is anything lost with members that are given up.
+    assert_eq!(sum.excused, 0, "{title}: {sum}");
+    assert!(sum.equal_after <= EQUAL_WITHIN, "{title}, I10: {sum}");
     sum
 }
 

@@ -8,11 +8,20 @@ use kepler_protocol::catalog::storage::StorageError;
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::replica;
 use kepler_protocol::time::Instant;
+use kepler_protocol::version::Dot;
 
 use super::Node;
 use super::room::Room;
-use super::uploads::Upload;
 use crate::sim::process::{Answer, Ask, Clocks, Output};
+
+/// A client's write that has its dot.
+#[derive(Clone, Copy)]
+pub(super) struct Upload {
+    pub(super) operation: u64,
+    pub(super) dot: Dot,
+    pub(super) value: ChunkId,
+    pub(super) durability: Durability,
+}
 
 /// What a command was given for.
 pub(super) enum Issued {

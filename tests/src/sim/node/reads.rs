@@ -13,11 +13,10 @@ use kepler_protocol::time::Instant;
 use kepler_protocol::version::{Version, head};
 
 use super::Node;
-use super::commands::Issued;
+use super::commands::{Issued, Upload};
 use super::message::Question;
 use super::requests::Sent;
 use super::room::Room;
-use super::uploads::Upload;
 use crate::sim::client::shared_of;
 use crate::sim::process::{Answer, Output};
 

@@ -16,7 +16,7 @@ use kepler_protocol::time::Instant;
 use kepler_protocol::version::{Content, Dot};
 
 use super::Node;
-use super::commands::Issued;
+use super::commands::{Issued, Upload};
 use super::message::Question;
 use super::requests::Sent;
 use super::room::Room;
@@ -28,15 +28,6 @@ const SWEEP: Duration = Duration::from_secs(3);
 
 /// Between the chunks of a slow upload.
 const SLOW: Duration = Duration::from_secs(34);
-
-/// A client's write that has its dot.
-#[derive(Clone, Copy)]
-pub(super) struct Upload {
-    pub(super) operation: u64,
-    pub(super) dot: Dot,
-    pub(super) value: ChunkId,
-    pub(super) durability: Durability,
-}
 
 /// What is placed, and for whom.
 enum Placing {
