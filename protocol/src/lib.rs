@@ -20,6 +20,7 @@
 //! | [`health`] | one word for a cluster, and why |
 //! | [`swim`] | who is alive |
 //! | [`fetch`] | whom to ask for a chunk, in which order |
+//! | [`relocation`] | a file gets another name: when the old one ends |
 //! | [`hint`] | where an owed copy goes when owners change |
 //! | [`replicator`] | what to send, fetch, vouch for, delete and re-hash, so that copies are where they belong |
 //! | [`recent`] | what a node remembers of the last hour, for people |
@@ -44,6 +45,7 @@ pub mod node_id;
 pub mod placement;
 pub mod quorum;
 pub mod recent;
+pub mod relocation;
 pub mod replica;
 pub mod replicator;
 pub mod ring;

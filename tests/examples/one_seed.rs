@@ -9,7 +9,9 @@ fn main() {
     let last: u64 = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(first + 1);
     let wants_shrinking = arguments.next().is_some();
     for seed in first..last {
-        let plan = Plan::new(Options::new(seed));
+        let mut options = Options::new(seed);
+        options.workload.moves = Some(std::time::Duration::from_secs(5));
+        let plan = Plan::new(options);
         let begun = std::time::Instant::now();
         let report = run::<Node>(&plan, Setup::default());
         println!("seed {seed}: {report}, {:?}, trace {:016x}", begun.elapsed(), report.trace);

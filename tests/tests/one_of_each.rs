@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The machines, the module each comes from, and how one is made or asked.
-const MACHINES: [(&str, &str, &[&str]); 9] = [
+const MACHINES: [(&str, &str, &[&str]); 10] = [
     ("Swim", "swim", &["Swim::new("]),
     ("Council", "council", &["Council::open(", "Council::open_with_faults("]),
     ("Catalog", "catalog", &["Catalog::open("]),
@@ -15,6 +15,7 @@ const MACHINES: [(&str, &str, &[&str]); 9] = [
     // The node's own of this name has tasks wait for what the machine, its `Machine`, lets through.
     ("Throttle", "throttle", &["Machine::new(", "{ Throttle::new }("]),
     ("Chunker", "chunker", &["Chunker::new("]),
+    ("Relocation", "relocation", &["Relocation::new("]),
     // A function judges: the facts that it takes stand for it.
     ("Facts", "health", &["health::judge("]),
 ];

@@ -10,6 +10,7 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::chunker::ChunkSize;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
+use kepler_protocol::relocation::{self, Relocation};
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::{Dot, Version};
 use tokio::sync::{Notify, broadcast, watch};
@@ -169,24 +170,19 @@ impl Files for Service {
         to: Name,
         durability: api::Durability,
     ) -> Result<api::Receipt, WriteError> {
-        // The old name ends on every member at once, so the new one must be known to a majority before: a
-        // `fast` move waits for that too.
-        let durability = match durability {
-            api::Durability::Fast => api::Durability::Quorum,
-            other => other,
-        };
-        let (head, found) = self.head(&from, None).await?;
-        if found.survivors.len() > 1 {
-            return Err(WriteError::Conflicted(from.to_string()));
-        }
-        let source = CopySource::Name(from.clone(), Some(head.dot));
+        let found = self.find(&from).await?;
+        let faults = relocation::Faults::default();
+        let relocation =
+            Relocation::new(&found.survivors, from == to, durability, faults).map_err(|why| match why {
+                relocation::Refusal::NotFound => WriteError::NotFound(from.to_string()),
+                relocation::Refusal::Conflicted => WriteError::Conflicted(from.to_string()),
+            })?;
+        let (dot, durability) = (relocation.version().dot, relocation.durability());
+        let source = CopySource::Name(from.clone(), Some(dot));
         let copy = Copy { from: source, to: to.clone(), precondition: Precondition::None, durability };
         let receipt = self.write_named_copy(copy).await?;
-        if from == to {
-            return Ok(receipt);
-        }
-        // Only what was copied is removed: a version written meanwhile survives under the old name.
-        match self.delete(&from, Some(head.dot), Precondition::None, durability).await {
+        let Some(copied) = relocation.ended() else { return Ok(receipt) };
+        match self.delete(&from, Some(copied), Precondition::None, durability).await {
             Ok(()) | Err(WriteError::NotFound(_)) => Ok(receipt),
             Err(error) => Err(WriteError::HalfMoved {
                 version: receipt.version,

@@ -11,8 +11,8 @@
 //! - a read's live survivors are exactly the versions of X that are neither tombstones nor
 //!   superseded by another of X (I6); where only the head is known, nothing in X supersedes it;
 //! - every live version of X is in the context of an unconditional write, or superseded by another
-//!   of X (I9); naming more than that does no harm (a `fast` write names what it will supersede,
-//!   and so does what follows it before it is published);
+//!   of X or by a write under way at the same time (I9); naming more than that does no harm (a
+//!   `fast` write names what it will supersede, and so does what follows it before it is published);
 //!   A read that was answered locally may show beside them what only a version that the node has
 //!   never met superseded;
 //! - the base of a conditional write survives in X; for `If-None-Match: *` nothing live does.
@@ -355,7 +355,10 @@ impl<'a> Register<'a> {
                     None => Shape::Impossible(format!("the base {base} was never written")),
                 },
                 (None, _) if operation.if_absent => Shape::Exactly(BTreeSet::new()),
-                (None, Some(context)) => Shape::Within(live(context)),
+                (None, Some(context)) => {
+                    let covered = self.superseded_meanwhile(operation);
+                    Shape::Within(live(context).union(&covered).copied().collect())
+                }
                 (None, None) => Shape::Free,
             };
         }
@@ -365,6 +368,20 @@ impl<'a> Register<'a> {
             (None, Some(head)) => index(head).map_or(Shape::Free, Shape::Holds),
             (None, None) => Shape::Exactly(BTreeSet::new()),
         }
+    }
+
+    /// What writes under way at the same time superseded. The node may have met one of them, which no majority has yet:
+    /// it is left beside the new version as a conflict, and what it superseded is gone all the same.
+    fn superseded_meanwhile(&self, operation: &Operation) -> BTreeSet<usize> {
+        let own = self.own.get(&operation.id);
+        let meanwhile = |(index, v): &(usize, &Written)| {
+            Some(index) != own
+                && !v.failed
+                && v.start <= operation.end
+                && !(v.acknowledged && v.end < operation.start)
+        };
+        let writes = self.versions.iter().enumerate().filter(meanwhile);
+        writes.flat_map(|(_, v)| v.surely.iter().copied()).collect()
     }
 
     /// The greatest part of `bound` that has the shape, the wanted survivors aside.

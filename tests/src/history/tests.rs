@@ -48,6 +48,16 @@ fn broken(operations: &[Operation]) -> Vec<&'static str> {
 }
 
 #[test]
+fn what_a_write_under_way_at_the_same_time_superseded_need_not_be_named() {
+    let fast = Operation { durability: Durability::Fast, ..put(1, "a", &[], 0, 1) };
+    let fenced = Operation { if_match: Some("v1".into()), ..put(2, "b", &["v1"], 2, 9) };
+    let beside = |start| [fast.clone(), fenced.clone(), put(3, "a", &[], start, start + 5)];
+    assert_eq!(broken(&beside(3)), [""; 0]);
+    assert!(broken(&beside(10)).contains(&"I9"), "what was acknowledged before is to be superseded");
+    assert!(broken(&[fast.clone(), put(3, "a", &[], 3, 8)]).contains(&"I9"), "nothing superseded it");
+}
+
+#[test]
 fn a_history_of_reads_and_writes_in_order_is_right() {
     let history = [
         put(1, "a", &[], 0, 1),

@@ -4,6 +4,8 @@
 //! questions out. Only the base of a conditional write is picked as the run goes: the head that
 //! clients saw last.
 
+mod moves;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use super::invariants::Ledger;
 use super::network::Place;
 use super::process::{Answer, Ask};
 use crate::history::{Action, History, Line, Phase};
+
+pub use moves::{Moved, plan as plan_moves};
 
 /// What kind of question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,11 @@ pub enum Kind {
     DeleteVersion,
     /// A read.
     Get,
+    /// A read, a copy under the new name with this number, and the end of what was read.
+    Move {
+        /// The number of the new name.
+        to: usize,
+    },
 }
 
 /// A question to come.
@@ -62,11 +71,13 @@ pub struct Workload {
     pub fast: u8,
     /// Percent of questions that are conditional writes.
     pub conditional: u8,
+    /// The mean time between moves; none without.
+    pub moves: Option<Duration>,
 }
 
 impl Default for Workload {
     fn default() -> Self {
-        Self { every: Duration::from_millis(400), names: 4, fast: 10, conditional: 25 }
+        Self { every: Duration::from_millis(400), names: 4, fast: 10, conditional: 25, moves: None }
     }
 }
 
@@ -120,7 +131,7 @@ pub fn plan(
 struct Open {
     name: Name,
     place: Place,
-    kind: Kind,
+    writes: bool,
     value: Option<ChunkId>,
 }
 
@@ -132,6 +143,9 @@ pub struct Clients {
     /// Acknowledged writes with the operation that made them, in order.
     pub acknowledged: Vec<(u64, Version, Durability)>,
     open: BTreeMap<u64, Open>,
+    moving: BTreeMap<u64, moves::Moving>,
+    /// Moves whose copy was acknowledged.
+    pub moved: Vec<Moved>,
     durabilities: BTreeMap<u64, Durability>,
     began: BTreeMap<u64, Instant>,
     heads: BTreeMap<Name, Dot>,
@@ -176,7 +190,7 @@ impl Clients {
         };
         line.durability = durability;
         let ask = match planned.kind {
-            Kind::Get => Ask::Get { name: name.clone() },
+            Kind::Get | Kind::Move { .. } => Ask::Get { name: name.clone() },
             Kind::Delete | Kind::DeleteVersion => {
                 line.action = Action::Delete;
                 line.durability = Durability::Quorum;
@@ -191,15 +205,23 @@ impl Clients {
                 if let Precondition::Head(dot) = precondition {
                     line.if_match = Some(dot.to_string());
                 }
-                Ask::Put { name: name.clone(), value, precondition, durability }
+                Ask::Put { name: name.clone(), value, precondition, durability, hit: false }
             }
         };
-        self.durabilities.insert(operation, line.durability);
-        self.began.insert(operation, now);
         let value = (line.action == Action::Put).then_some(value);
-        self.history.push(line);
-        self.open.insert(operation, Open { name, place: planned.place, kind: planned.kind, value });
+        if let Kind::Move { to } = planned.kind {
+            self.move_begins(operation, *planned, to);
+        }
+        let writes = line.action != Action::Get;
+        self.begins(line, Open { name, place: planned.place, writes, value }, now);
         (operation, ask)
+    }
+
+    fn begins(&mut self, line: Line, open: Open, now: Instant) {
+        self.durabilities.insert(line.id, line.durability);
+        self.began.insert(line.id, now);
+        self.open.insert(line.id, open);
+        self.history.push(line);
     }
 
     /// Asks for a name as part of verification.
@@ -257,7 +279,7 @@ impl Clients {
     /// Notes that nobody will answer.
     pub fn broken(&mut self, operation: u64, now: Instant) {
         let Some(open) = self.open.remove(&operation) else { return };
-        if open.kind != Kind::Get {
+        if open.writes {
             self.unanswered.push((operation, open));
         }
         let mut line = Line::new(Phase::Unknown, operation);

@@ -38,6 +38,7 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::identity::DatabaseId;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
+use kepler_protocol::relocation;
 use kepler_protocol::replica::Replica;
 use kepler_protocol::replicator::Faults;
 use kepler_protocol::replicator::departure::Departure;
@@ -234,6 +235,10 @@ impl Process for Node {
     fn owners(&self, chunk: &ChunkId) -> Vec<Place> {
         let owners = self.view.ring().owners(chunk.key(), self.replicas());
         owners.iter().filter_map(|id| self.place_of(id)).collect()
+    }
+
+    fn relocation(&self) -> relocation::Faults {
+        self.setup.relocation
     }
 
     fn uploading(&self) -> Vec<Dot> {

@@ -10,6 +10,7 @@ use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::identity::DatabaseId;
 use kepler_protocol::name::Name;
 use kepler_protocol::node_id::NodeId;
+use kepler_protocol::relocation;
 use kepler_protocol::time::{Instant, UnixMillis};
 use kepler_protocol::version::{Dot, Version};
 
@@ -38,6 +39,8 @@ pub enum Ask {
         precondition: Precondition,
         /// What 200 promises.
         durability: Durability,
+        /// The client has no bytes: the value is what another name holds.
+        hit: bool,
     },
     /// Deletes a name or one version of it.
     Delete {
@@ -362,6 +365,10 @@ pub trait Process: Sized + 'static {
     fn owners(&self, chunk: &ChunkId) -> Vec<Place> {
         let _ = chunk;
         Vec::new()
+    }
+    /// What is planted in its moves.
+    fn relocation(&self) -> relocation::Faults {
+        relocation::Faults::default()
     }
     /// Dots of uploads under way here.
     fn uploading(&self) -> Vec<Dot> {

@@ -8,11 +8,13 @@
 //! | [`phases`] | what comes after what, and how long each may take |
 //! | [`harm`] | what goes wrong, and what it took |
 //! | [`rosters`] | who was a member, and what becomes of those that are no more |
+//! | [`moves`] | how moves go on, and whether their files are there in the end |
 //! | [`judge`], [`copies`] | whether a step keeps what was promised; where everything is in the end |
 
 mod copies;
 mod harm;
 mod judge;
+mod moves;
 mod phases;
 mod plan;
 mod report;
@@ -55,10 +57,15 @@ pub struct Run<P: Process> {
     began_with: BTreeMap<u64, usize>,
     started_at: Instant,
     healed: bool,
+    healed_at: Instant,
+    /// From then until all catalogs were equal.
+    equal_after: Duration,
     /// Superfluous and unreferenced copies deleted.
     deleted: [u64; 2],
     rosters: Rosters,
     thrown: Thrown,
+    /// What members alone knew who were given up since.
+    excused: u64,
     /// All is healed: whatever was promised can be read.
     verifying: bool,
 }
@@ -88,9 +95,12 @@ impl<P: Process> Run<P> {
             began_with: BTreeMap::new(),
             started_at: Instant::ZERO,
             healed: false,
+            healed_at: Instant::ZERO,
+            equal_after: Duration::ZERO,
             deleted: [0; 2],
             rosters: Rosters::default(),
             thrown: Thrown::default(),
+            excused: 0,
             verifying: false,
         }
     }
@@ -179,7 +189,7 @@ impl<P: Process> Run<P> {
     fn report(mut self) -> Report {
         let nodes: Vec<String> = self.world.nodes.iter().map(|n| n.id.to_string()).collect();
         let history = self.clients.complete(&self.ledger, &nodes);
-        let mut excused = 0;
+        let mut excused = self.excused;
         match crate::history::checker::check(&history) {
             Ok(found) => {
                 for violation in found {
@@ -238,6 +248,8 @@ impl<P: Process> Run<P> {
             stayed: self.harm.stayed,
             busiest,
             excused,
+            equal_after: self.equal_after,
+            moved: self.clients.moved.iter().filter(|moved| moved.done).count() as u64,
             delivered,
             history: history.to_json_lines(),
         }

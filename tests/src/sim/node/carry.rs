@@ -30,7 +30,7 @@ impl Node {
     pub(super) fn settle(&mut self, room: &mut Room, clocks: Clocks) -> Result<(), StorageError> {
         let now = clocks.now;
         loop {
-            let mut busy = self.end_placements(room, clocks)?;
+            let mut busy = self.end_placements(room, clocks)? | self.end_copies(room, now)?;
             while let Some(output) = self.replica.poll_output() {
                 busy = true;
                 self.output(room, clocks, output);

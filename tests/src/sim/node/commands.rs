@@ -8,14 +8,24 @@ use kepler_protocol::catalog::storage::StorageError;
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::replica;
 use kepler_protocol::time::Instant;
+use kepler_protocol::version::Dot;
 
 use super::Node;
 use super::room::Room;
 use crate::sim::process::{Answer, Ask, Clocks, Output};
 
+/// A client's write that has its dot.
+#[derive(Clone, Copy)]
+pub(super) struct Upload {
+    pub(super) operation: u64,
+    pub(super) dot: Dot,
+    pub(super) value: ChunkId,
+    pub(super) durability: Durability,
+}
+
 /// What a command was given for.
 pub(super) enum Issued {
-    Begin { operation: u64, value: ChunkId, durability: Durability },
+    Begin { operation: u64, value: ChunkId, durability: Durability, hit: bool },
     Last { operation: u64 },
     Abort { operation: u64 },
     Nothing,
@@ -57,9 +67,9 @@ impl Node {
                 let command = Command::Delete { name, version: only, precondition, durability, created_at };
                 (command, Issued::Last { operation })
             }
-            Ask::Put { name, value, precondition, durability } => (
+            Ask::Put { name, value, precondition, durability, hit } => (
                 Command::Begin { name, precondition, durability },
-                Issued::Begin { operation, value, durability },
+                Issued::Begin { operation, value, durability, hit },
             ),
         };
         self.command(room, clocks.now, command, issued)
@@ -69,8 +79,12 @@ impl Node {
     pub(super) fn completed(&mut self, room: &mut Room, clocks: Clocks, id: CommandId, outcome: Outcome) {
         let Some(issued) = self.commands.issued.remove(&id) else { return };
         let (operation, answer) = match (issued, outcome) {
-            (Issued::Begin { operation, value, durability }, Outcome::Begun { dot }) => {
-                return self.upload(room, clocks.now, operation, dot, (value, durability));
+            (Issued::Begin { operation, value, durability, hit }, Outcome::Begun { dot }) => {
+                let upload = Upload { operation, dot, value, durability };
+                if hit {
+                    return self.copy(room, clocks.now, upload);
+                }
+                return self.upload(room, clocks.now, upload);
             }
             (Issued::Abort { operation }, _) => (operation, Answer::NoOwners),
             (Issued::Nothing, _) => return,

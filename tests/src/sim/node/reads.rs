@@ -1,16 +1,19 @@
-//! Reads whose chunks are looked for: here, then at each owner.
+//! Reads whose chunks are looked for: here, then at each owner. A copy begins with the same.
 //!
 //! Nobody has a chunk only where everybody who was asked says so: silence is no answer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use kepler_protocol::catalog::command::Command;
+use kepler_protocol::catalog::storage::StorageError;
 use kepler_protocol::chunk::ChunkId;
 use kepler_protocol::node_id::NodeId;
 use kepler_protocol::time::Instant;
 use kepler_protocol::version::{Version, head};
 
 use super::Node;
+use super::commands::{Issued, Upload};
 use super::message::Question;
 use super::requests::Sent;
 use super::room::Room;
@@ -19,9 +22,7 @@ use crate::sim::process::{Answer, Output};
 
 /// A read whose chunks are looked for.
 struct Reading {
-    operation: u64,
-    survivors: Vec<Version>,
-    local: bool,
+    purpose: Purpose,
     /// What is still to be found, the first being looked for.
     chunks: Vec<ChunkId>,
     /// Who is still to be asked for the first.
@@ -30,10 +31,27 @@ struct Reading {
     silent: bool,
 }
 
+/// What chunks are looked for for.
+enum Purpose {
+    Answer { operation: u64, survivors: Vec<Version>, local: bool },
+    Copy(Upload),
+}
+
+/// What came of it.
+enum Found {
+    All,
+    /// No member that was asked has this one.
+    Nowhere(ChunkId),
+    /// Not everybody answered.
+    Unsure,
+}
+
 /// The reads under way.
 #[derive(Default)]
 pub(super) struct Reads {
     under_way: BTreeMap<u64, Reading>,
+    /// Copies whose bytes were not found.
+    failed: VecDeque<Upload>,
     last: u64,
 }
 
@@ -49,8 +67,17 @@ impl Node {
     ) {
         let root = head(&survivors).and_then(|head| Some(head.content.as_ref()?.root));
         let chunks = root.map(|root| vec![shared_of(&root), root]).unwrap_or_default();
-        let candidates = VecDeque::new();
-        let reading = Reading { operation, survivors, local, chunks, candidates, silent: false };
+        self.look_for(room, now, Purpose::Answer { operation, survivors, local }, chunks);
+    }
+
+    /// A write of what another name holds has its dot: its bytes are looked for before they are placed.
+    pub(super) fn copy(&mut self, room: &mut Room, now: Instant, upload: Upload) {
+        let chunks = vec![shared_of(&upload.value), upload.value];
+        self.look_for(room, now, Purpose::Copy(upload), chunks);
+    }
+
+    fn look_for(&mut self, room: &mut Room, now: Instant, purpose: Purpose, chunks: Vec<ChunkId>) {
+        let reading = Reading { purpose, chunks, candidates: VecDeque::new(), silent: false };
         self.reads.last += 1;
         let key = self.reads.last;
         self.reads.under_way.insert(key, reading);
@@ -62,7 +89,7 @@ impl Node {
         loop {
             let Some(reading) = self.reads.under_way.get(&key) else { return };
             let Some(chunk) = reading.chunks.first().copied() else {
-                self.read_ends(key, None);
+                self.read_ends(room, now, key, Found::All);
                 return;
             };
             if !self.hash(room, now, &chunk) {
@@ -92,16 +119,37 @@ impl Node {
             self.request(next, Question::Fetch(chunk), deadline, Sent::Read(key));
         } else {
             // Nobody has it only where everybody says so.
-            let lacking = (!reading.silent).then_some(chunk);
-            self.read_ends(key, lacking);
+            let found = if reading.silent { Found::Unsure } else { Found::Nowhere(chunk) };
+            self.read_ends(room, now, key, found);
         }
     }
 
-    fn read_ends(&mut self, key: u64, lacking: Option<ChunkId>) {
-        let Some(Reading { operation, survivors, local, .. }) = self.reads.under_way.remove(&key) else {
-            return;
+    fn read_ends(&mut self, room: &mut Room, now: Instant, key: u64, found: Found) {
+        let Some(Reading { purpose, .. }) = self.reads.under_way.remove(&key) else { return };
+        let (operation, answer) = match (purpose, found) {
+            (Purpose::Copy(upload), Found::All) => return self.upload(room, now, upload),
+            (Purpose::Copy(upload), Found::Nowhere(_) | Found::Unsure) => {
+                self.reads.failed.push_back(upload);
+                return;
+            }
+            (Purpose::Answer { operation, survivors, local }, found) => {
+                let lacking = match found {
+                    Found::Nowhere(chunk) => Some(chunk),
+                    Found::All | Found::Unsure => None,
+                };
+                (operation, Answer::Read { survivors, local, lacking })
+            }
         };
-        let answer = Answer::Read { survivors, local, lacking };
         self.outputs.push_back(Output::Answer { operation, answer });
+    }
+
+    /// Gives up the copies whose bytes were not found; whether there were any.
+    pub(super) fn end_copies(&mut self, room: &mut Room, now: Instant) -> Result<bool, StorageError> {
+        let failed = std::mem::take(&mut self.reads.failed);
+        for Upload { operation, dot, .. } in &failed {
+            let (command, issued) = (Command::Abort { dot: *dot }, Issued::Abort { operation: *operation });
+            self.command(room, now, command, issued)?;
+        }
+        Ok(!failed.is_empty())
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kepler_protocol::roster::council;
-use kepler_protocol::{catalog, quorum, replicator};
+use kepler_protocol::{catalog, quorum, relocation, replicator};
 
 /// How a cluster is set up, and which bugs are planted in it.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub struct Setup {
     pub council: council::Faults,
     /// Planted in the placement of chunks.
     pub quorum: quorum::Faults,
+    /// Planted in moves.
+    pub relocation: relocation::Faults,
     /// Planted here: the folder is not synced after a rename.
     pub no_folder_sync: bool,
     /// `REPAIR_DELAY_SECS`.
@@ -55,6 +57,7 @@ impl Default for Setup {
             catalog: catalog::Faults::default(),
             council: council::Faults::default(),
             quorum: quorum::Faults::default(),
+            relocation: relocation::Faults::default(),
             no_folder_sync: false,
             repair_delay: Duration::from_secs(8),
             handoff_grace: Duration::from_secs(20),

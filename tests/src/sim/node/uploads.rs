@@ -16,7 +16,7 @@ use kepler_protocol::time::Instant;
 use kepler_protocol::version::{Content, Dot};
 
 use super::Node;
-use super::commands::Issued;
+use super::commands::{Issued, Upload};
 use super::message::Question;
 use super::requests::Sent;
 use super::room::Room;
@@ -93,9 +93,7 @@ impl Node {
         &mut self,
         room: &mut Room,
         now: Instant,
-        operation: u64,
-        dot: Dot,
-        (value, durability): (ChunkId, Durability),
+        Upload { operation, dot, value, durability }: Upload,
     ) {
         let placing = Placing::Shared { operation, dot, value, durability };
         self.place(room, now, placing, shared_of(&value), durability);

@@ -119,6 +119,7 @@ impl<P: Process> Run<P> {
     pub(super) fn answered(&mut self, operation: u64, place: Place, answer: &Answer) {
         self.world.trace.mix(operation);
         self.clients.answered(operation, answer, self.world.now());
+        self.move_on(operation, place, answer);
         if let Answer::Refused(Refusal::PreconditionFailed { head: Some(dot) }) = answer
             && self.ledger.stored.get(dot).is_some_and(Version::is_tombstone)
         {

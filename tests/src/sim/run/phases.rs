@@ -72,6 +72,7 @@ impl<P: Process> Run<P> {
 
     fn heal(&mut self) {
         self.healed = true;
+        self.healed_at = self.world.now();
         self.harm.heal();
         self.world.network.heal();
         for place in 0..self.plan.options.nodes {
@@ -117,7 +118,10 @@ impl<P: Process> Run<P> {
         }
         let deadline = self.world.now() + EQUAL_WITHIN;
         loop {
-            let Some(difference) = self.difference() else { return Ok(()) };
+            let Some(difference) = self.difference() else {
+                self.equal_after = self.world.now().since(self.healed_at);
+                return Ok(());
+            };
             if self.world.now() >= deadline {
                 return Err(self.violation("I10", difference));
             }
@@ -177,6 +181,12 @@ impl<P: Process> Run<P> {
                 self.world.ask(place, operation, ask);
             }
         }
+        for name in self.clients.moved.iter().map(|moved| moved.name).collect::<Vec<_>>() {
+            let place = name % self.plan.options.nodes;
+            let (node, run) = (self.world.nodes[place].id, self.world.nodes[place].run);
+            let (operation, ask) = self.clients.invoke_get(name, place, node.as_str(), run, self.world.now());
+            self.world.ask(place, operation, ask);
+        }
         let deadline = self.world.now() + Duration::from_secs(30);
         while self.clients.under_way() > 0 && self.world.now() < deadline {
             self.advance(LOOK);
@@ -184,6 +194,7 @@ impl<P: Process> Run<P> {
         if self.clients.under_way() > 0 {
             return Err(self.violation("I17", "a read is not answered after healing".into()));
         }
+        self.moved();
         Ok(())
     }
 

@@ -69,7 +69,16 @@ impl Plan {
         let mut random = rng::stream(options.seed, "faults", 0);
         let faults = faults::plan(&options.budget, options.nodes, Instant::ZERO, end, &mut random);
         let mut random = rng::stream(options.seed, "questions", 0);
-        let questions = client::plan(&options.workload, options.nodes, Instant::ZERO, end, &mut random);
+        let mut questions = client::plan(&options.workload, options.nodes, Instant::ZERO, end, &mut random);
+        let mut random = rng::stream(options.seed, "moves", 0);
+        questions.extend(client::plan_moves(
+            &options.workload,
+            options.nodes,
+            Instant::ZERO,
+            end,
+            &mut random,
+        ));
+        questions.sort_by_key(|question| question.at);
         Self { options, faults, questions }
     }
 }

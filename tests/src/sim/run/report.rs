@@ -44,6 +44,11 @@ pub struct Report {
     pub delivered: u64,
     /// The most that a node sent in the background within a second, in percent of its cap.
     pub busiest: u64,
+    /// The longest from when everything was healed until all catalogs were equal, every node having been ready and having
+    /// taken a write in between.
+    pub equal_after: Duration,
+    /// Files that were moved.
+    pub moved: u64,
     /// What clients missed of versions that only members knew who were given up: those count as lost.
     pub excused: u64,
     /// Lines of JSON: what clients saw.
@@ -77,6 +82,8 @@ impl Report {
         self.stayed += other.stayed;
         self.busiest = self.busiest.max(other.busiest);
         self.excused += other.excused;
+        self.moved += other.moved;
+        self.equal_after = self.equal_after.max(other.equal_after);
         self.delivered += other.delivered;
     }
 }
@@ -89,7 +96,7 @@ impl fmt::Display for Report {
             f,
             "{hours:.2} h simulated, {} faults, {} operations ({ok} ok, {fail} failed, {unknown} unknown), \
              {} rosters, {} messages ({} lost or doubled), {} forged, {} events, {} copies sent, {} owed ones delivered, {} released, \
-             {} collected, {} rotted, {} set aside, {} databases dropped, {} left, {} stayed after all, {} forgotten, {} given up, {} % of the cap at most in a second, {} excused, {} violations",
+             {} collected, {} rotted, {} set aside, {} databases dropped, {} left, {} stayed after all, {} forgotten, {} given up, {} % of the cap at most in a second, {} files moved, catalogs equal {:.1} s after healing at most, {} excused, {} violations",
             self.faults,
             ok + fail + unknown,
             self.rosters,
@@ -109,6 +116,8 @@ impl fmt::Display for Report {
             self.gone[1],
             self.gone[2],
             self.busiest,
+            self.moved,
+            self.equal_after.as_secs_f64(),
             self.excused,
             self.violations.len(),
         )
