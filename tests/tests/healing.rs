@@ -139,7 +139,7 @@ fn copies_end_where_they_belong_while_members_leave_and_are_forgotten() {
 
 #[test]
 fn copies_end_where_they_belong_while_members_leave_in_the_midst_of_fast_writes() {
-    let sum = sweep("changing rosters and fast writes", SEEDS / 2, changing_setup(), hasty);
+    let sum = sweep("changing rosters and fast writes", SEEDS, changing_setup(), hasty);
     assert!(sum.gone[0] > 10, "hardly anybody left: {sum}");
 }
 
@@ -164,8 +164,7 @@ fn copies_end_where_they_belong_without_a_queue_too() {
 
 /// Runs the seeds with a bug until one of `invariants` is found to be broken. (What needs nodes that differ
 /// for minutes, or a healer that stalls, is planted in the machine's own tests. That each of these seeds passes
-/// without any bug is seen by the sweeps: each set-up and schedule used here is one of theirs, with as many seeds. Not so of
-/// the hasty schedule: seeds 24 and 26 of it break I7 without any bug, and why is not known; its sweep ends before.)
+/// without any bug is seen by the sweeps: each set-up and schedule used here is one of theirs, with as many seeds.)
 fn missed(name: &str, invariants: &[&str], plant: fn(&mut Faults)) -> Option<String> {
     missed_in(name, invariants, without_queue(), healing, |setup| plant(&mut setup.heal))
 }

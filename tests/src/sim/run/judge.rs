@@ -52,8 +52,10 @@ impl<P: Process> Run<P> {
         }
         for version in self.ledger.stored.values().filter(needs) {
             let dot = version.dot;
-            // Nobody knew it when its database was dropped: it counts as lost, and what it refers to with it.
-            if self.rosters.dropped.contains(&dot) && !self.is_promised(version) {
+            // Nobody knew it when its database was dropped, or it was written without one that a roster binds, and no
+            // other member has heard of it: it counts as lost, and what it refers to with it.
+            let is_lost = self.rosters.dropped.contains(&dot) || self.is_unheard_of(version);
+            if is_lost && !self.is_promised(version) {
                 continue;
             }
             let refer = |at: &&Place| nodes[**at].durable.references(chunk).contains(&dot) || lost(at);

@@ -76,6 +76,15 @@ impl<P: Process> Run<P> {
         (self.rosters.number, self.rosters.members) = (number, members);
     }
 
+    /// Whether a version was written by one that the greatest roster does not bind, and no other member knows it. (Its
+    /// writer may be a member again, with another database.)
+    pub(super) fn is_unheard_of(&self, version: &Version) -> bool {
+        let writer = self.place_of(&version.dot);
+        let mut others = self.rosters.members.iter().filter(|at| Some(**at) != writer);
+        !self.rosters.binds(writer, &version.dot)
+            && !others.any(|at| self.world.nodes[*at].durable.knows(version))
+    }
+
     /// Who left had nothing that others lack; its disk is thrown away.
     pub(super) fn throw_away(&mut self, place: Place) {
         let node = &self.world.nodes[place];
