@@ -55,6 +55,7 @@ fn every_flag_of_the_command_line_is_used_by_a_test() -> Result<()> {
         include_str!("readme.rs"),
         include_str!("healing.rs"),
         include_str!("healing/leaving.rs"),
+        include_str!("healing/verbs.rs"),
     ]
     .concat();
     let mut found = BTreeSet::new();
@@ -102,7 +103,10 @@ async fn one_side_of_a_conflict_is_fetched_and_deleted_by_its_version() -> Resul
     exits(node, 3, &["get", name, "-", "--version", first])?;
     exits(node, 0, &["rm", name, "--version", a, "--durability", "all"])?;
     ensure!(exits(node, 0, &["cat", name])? == "of 1");
-    exits(node, 3, &["get", name, "-", "--version", a])?;
+    // It survives no more, and is remembered while its chunks are there.
+    let stat: Value = serde_json::from_str(&exits(node, 0, &["--json", "stat", name])?)?;
+    ensure!(stat["versions"].as_array().map(Vec::len) == Some(1), "{stat}");
+    ensure!(exits(node, 0, &["get", name, "-", "--version", a])? == "of 0");
     exits(node, 0, &["cp", "typed", "copied", "--durability", "all"])?;
     exits(node, 0, &["mv", "copied", "moved", "--durability", "all"])?;
     let listed = exits(node, 0, &["ls", "--long", "--recursive"])?;
