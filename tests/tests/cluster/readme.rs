@@ -132,7 +132,8 @@ async fn make_run_starts_what_it_says_to_open_and_type() -> Result<()> {
     let folder = as_built()?;
     let makefile = std::fs::read_to_string(root().join("Makefile"))?;
     let recipe = makefile.split("\nrun:").nth(1).and_then(|rest| rest.lines().nth(1));
-    let line = recipe.context("the recipe of run")?.trim().to_owned();
+    ensure!(makefile.contains("\nDIST ?= dist\n"), "dist is where make build leaves the binaries");
+    let line = recipe.context("the recipe of run")?.trim().replace("$(DIST)", "dist");
     let log = folder.path().join("said");
     let said = File::create(&log)?;
     let child = shell(folder.path(), &format!("exec {line}"))
