@@ -134,10 +134,17 @@ impl CatalogHandle {
         let mut entry = Entry { waiting: &self.waiting, id: Some(id) };
         let stuck = tokio::time::timeout(COMMAND_WITHIN, self.seat.stuck());
         let mut stuck = std::pin::pin!(stuck);
-        tokio::select! {
-            sent = self.seat.send(Input::Command(id, command)) => sent.map_err(|_| CommandError::Stopped)?,
-            full = &mut stuck => return Err(if full.is_ok() { CommandError::Full } else { CommandError::Busy }),
-        }
+        let send = self.seat.send(Input::Command(id, command));
+        let sent = if harmless {
+            tokio::select! {
+                sent = send => sent,
+                full = &mut stuck => return Err(if full.is_ok() { CommandError::Full } else { CommandError::Busy }),
+            }
+        } else {
+            // What ends something waits for the room: left out, its dot would stay open until a restart.
+            tokio::time::timeout(COMMAND_WITHIN, send).await.map_err(|_| CommandError::Busy)?
+        };
+        sent.map_err(|_| CommandError::Stopped)?;
         entry.id = None;
         tokio::select! {
             outcome = receiver => outcome.map_err(|_| CommandError::Lost),

@@ -8,6 +8,7 @@ use kepler_protocol::catalog::storage::{self, Storage, Table};
 use kepler_protocol::identity::DatabaseId;
 use kepler_protocol::swim::Announcement;
 use kepler_protocol::time::Instant;
+use kepler_protocol::version::{Dot, Origin};
 
 use super::*;
 use crate::store::{Config, Resident, Store};
@@ -75,5 +76,13 @@ async fn whoever_asks_a_catalog_without_room_is_refused_at_once() {
         .expect("there is room for news of members")
         .unwrap();
     assert!(catalog.waiting.commands.lock().unwrap().len() <= 1, "only the first was handed over");
+    // What ends something is handed over all the same: it is done once there is room.
+    for sequence in 1..=50 {
+        let before = catalog.waiting.commands.lock().unwrap().len();
+        let dot = Dot { origin: Origin { node: me, generation: 1 }, sequence };
+        let ended = catalog.command(Command::Abort { dot }).await;
+        assert!(matches!(ended, Err(CommandError::Lost)), "{ended:?}");
+        assert_eq!(catalog.waiting.commands.lock().unwrap().len(), before + 1, "an abort was left out");
+    }
     store.close().await;
 }
