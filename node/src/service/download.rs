@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -93,25 +94,31 @@ impl Service {
         Ok(OpenFile::new(version, found.survivors.len() - 1, found.consistency, Box::new(reader)))
     }
 
-    /// The verified bytes of `range`. The task behind it, and what it fetches ahead, ends when the
-    /// stream is dropped.
+    /// The verified bytes of `range`.
     fn read_range(&self, content: &Content, dot: Dot, mut range: Range<u64>) -> ByteStream {
-        let (outlet, pieces) = Outlet::new(&self.chunks);
         let (service, content) = (self.clone(), content.clone());
-        self.tasks.spawn(async move {
-            let sending = async {
-                let mut ahead = READ_AHEAD;
-                while let Some(next) =
-                    service.send_range(&content, dot, range.clone(), ahead, &outlet).await?
-                {
-                    if !outlet.goes_on().await {
-                        break;
-                    }
-                    // Whoever is slow needs nothing ahead: it would only be fetched again.
-                    (range.start, ahead) = (next, 1);
+        self.stream(|outlet| async move {
+            let mut ahead = READ_AHEAD;
+            while let Some(next) = service.send_range(&content, dot, range.clone(), ahead, &outlet).await? {
+                if !outlet.goes_on().await {
+                    break;
                 }
-                Ok::<_, ReadError>(())
-            };
+                // Whoever is slow needs nothing ahead: it would only be fetched again.
+                (range.start, ahead) = (next, 1);
+            }
+            Ok(())
+        })
+    }
+
+    /// What `send` gives the client. The task behind it, and what it fetches ahead, ends when the stream is dropped.
+    fn stream<F>(&self, send: impl FnOnce(Arc<Outlet>) -> F) -> ByteStream
+    where
+        F: Future<Output = Result<(), ReadError>> + Send + 'static,
+    {
+        let (outlet, pieces) = Outlet::new(&self.chunks);
+        let outlet = Arc::new(outlet);
+        let sending = send(Arc::clone(&outlet));
+        self.tasks.spawn(async move {
             let sent = tokio::select! {
                 sent = sending => sent,
                 () = outlet.gone() => return,
@@ -199,36 +206,25 @@ impl Service {
     }
 
     fn read_chunk(&self, chunk: Chunk, share: Share, mut range: Range<u64>) -> ByteStream {
-        let (outlet, pieces) = Outlet::new(&self.chunks);
         let service = self.clone();
-        self.tasks.spawn(async move {
-            let sending = async {
-                let id = chunk.id();
-                let mut held = (chunk, share);
-                // The range lies within the chunk, whose length is a usize.
-                while let Passed::Some(passed) =
-                    outlet.pass(&held.0.bytes()[range.start as usize..range.end as usize]).await
-                {
-                    range.start += passed as u64;
-                    let size = held.0.bytes().len() as u64;
-                    drop(held);
-                    if !outlet.goes_on().await {
-                        break;
-                    }
-                    let share = service.turn(size).await?;
-                    held = (service.fetch_chunk(id).await?, share);
+        self.stream(|outlet| async move {
+            let id = chunk.id();
+            let mut held = (chunk, share);
+            // The range lies within the chunk, whose length is a usize.
+            while let Passed::Some(passed) =
+                outlet.pass(&held.0.bytes()[range.start as usize..range.end as usize]).await
+            {
+                range.start += passed as u64;
+                let size = held.0.bytes().len() as u64;
+                drop(held);
+                if !outlet.goes_on().await {
+                    break;
                 }
-                Ok::<_, ReadError>(())
-            };
-            let sent = tokio::select! {
-                sent = sending => sent,
-                () = outlet.gone() => return,
-            };
-            if let Err(error) = sent {
-                outlet.fail(error).await;
+                let share = service.turn(size).await?;
+                held = (service.fetch_chunk(id).await?, share);
             }
-        });
-        Box::pin(Pieces(pieces))
+            Ok(())
+        })
     }
 
     /// The next chunk of a file: leaves in file order, manifest nodes as they are come upon.
